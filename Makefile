@@ -1,0 +1,86 @@
+# One door: `make help` lists the targets. `make sample` and `make test` set everything up themselves.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3.11
+MODEL ?= emoji-dit
+LABEL ?= food-fruit
+SEED ?= 7
+
+venv := .venv
+bin := $(venv)/bin
+installed := $(venv)/.installed
+name := $(firstword $(subst -, ,$(MODEL)))
+bundle := build/$(name)
+
+compiler_sources := $(shell find export models runtime/latentc -name '*.py' -not -path '*/checkpoints/*')
+checkpoint_files := $(wildcard models/ldm/checkpoints/$(MODEL)/*.json models/ldm/checkpoints/$(MODEL)/*/*)
+
+.PHONY: help
+help: ## lists the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.PHONY: dev
+dev: $(installed) ## makes .venv with everything pinned; python and latentc in its bin
+
+# hatchling comes first and the build isolation is off, so that the pinned build backend is the one used.
+$(installed): pyproject.toml runtime/pyproject.toml constraints.txt
+	test -x $(bin)/python || $(PYTHON) -m venv $(venv)
+	$(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
+	$(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group dev
+	$(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable "./runtime[cpu]"
+	touch $@
+
+.PHONY: lock
+lock: ## writes constraints.txt from what .venv holds
+	{ echo '# Every version that make dev installs. Written by: make lock'; \
+	  $(bin)/python -m pip list --format=freeze | grep -v '^latentc==' | sed 's/+cpu$$//'; } > constraints.tmp
+	mv constraints.tmp constraints.txt
+
+.PHONY: sample
+sample: build/sample.png ## exports the shipped model, builds it and draws build/sample.png
+
+$(bundle)/manifest.json: $(installed) $(compiler_sources) $(checkpoint_files)
+	$(bin)/python -m export $(MODEL) --output $(bundle)
+
+$(bundle)/engines/.built: $(bundle)/manifest.json
+	$(bin)/latentc build $(bundle) --backend onnxruntime
+	touch $@
+
+build/sample.png: $(bundle)/engines/.built
+	$(bin)/latentc sample $(bundle) --label $(LABEL) -s $(SEED) -b 4 -o $@
+
+.PHONY: test
+test: lint $(bundle)/manifest.json ## runs everything that CI runs
+	$(bin)/python -m pytest
+
+.PHONY: lint
+lint: $(installed) ## ruff, mypy (strict), import-linter
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+	PYTHONPATH=.:runtime $(bin)/lint-imports
+
+.PHONY: format
+format: $(installed) ## formats the code
+	$(bin)/ruff check --fix .
+	$(bin)/ruff format .
+
+.PHONY: train
+train: $(installed) ## trains the shipped model from nothing (hours); resumes where it was stopped
+	$(bin)/python -m models.ldm.train
+
+.PHONY: evaluate
+evaluate: $(installed) ## measures the shipped model and rewrites the figures of its card
+	$(bin)/python -m models.ldm.evaluate
+
+.PHONY: wheel
+wheel: $(installed) ## builds the runtime's wheel into build/wheel
+	$(bin)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel ./runtime
+
+.PHONY: clean
+clean: ## removes what was built (not .venv)
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

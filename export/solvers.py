@@ -1,0 +1,120 @@
+"""Which solver a request names: short aliases beside diffusers' class names, and the settings of each.
+
+The aliases are those of k-diffusion and of the field's user interfaces.
+"""
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from models.components import scheduler_class
+from models.latent_diffusion import SourceError
+
+Setting = bool | int | float | str | None | list[float]
+
+
+@dataclass(frozen=True)
+class SolverChoice:
+    """A scheduler class, and the settings that differ from the source's own scheduler."""
+
+    scheduler: str
+    settings: Mapping[str, Setting]
+
+
+ALIASES: Mapping[str, SolverChoice] = {
+    "ddim": SolverChoice("DDIMScheduler", {}),
+    "ddpm": SolverChoice("DDPMScheduler", {}),
+    "deis": SolverChoice("DEISMultistepScheduler", {}),
+    "dpmpp_2m": SolverChoice("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "dpmpp_2m_karras": SolverChoice(
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
+    ),
+    "dpmpp_2m_sde": SolverChoice(
+        "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}
+    ),
+    "dpmpp_3m": SolverChoice("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 3}),
+    "euler": SolverChoice("EulerDiscreteScheduler", {}),
+    "euler_a": SolverChoice("EulerAncestralDiscreteScheduler", {}),
+    "heun": SolverChoice("HeunDiscreteScheduler", {}),
+    "kdpm2": SolverChoice("KDPM2DiscreteScheduler", {}),
+    "kdpm2_a": SolverChoice("KDPM2AncestralDiscreteScheduler", {}),
+    "lcm": SolverChoice("LCMScheduler", {}),
+    "lms": SolverChoice("LMSDiscreteScheduler", {}),
+    "pndm": SolverChoice("PNDMScheduler", {}),
+    "sa": SolverChoice("SASolverScheduler", {}),
+    "tcd": SolverChoice("TCDScheduler", {}),
+    "unipc": SolverChoice("UniPCMultistepScheduler", {}),
+}
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A scheduler that is ready to be probed: the bundle's name of it, and how to make a fresh one."""
+
+    name: str
+    scheduler: SchedulerMixin
+
+    def fresh(self) -> SchedulerMixin:
+        """A scheduler of the same settings that has not stepped yet (schedulers keep state between steps)."""
+        return type(self.scheduler).from_config(self.scheduler.config)
+
+
+def own_solver(scheduler: SchedulerMixin) -> Solver:
+    """The source's own scheduler, with its own settings, under its alias where one says the same."""
+    for alias, choice in ALIASES.items():
+        if type(scheduler).__name__ == choice.scheduler and all(
+            scheduler.config.get(key) == value for key, value in choice.settings.items()
+        ):
+            return Solver(alias, scheduler)
+    return Solver(type(scheduler).__name__, scheduler)
+
+
+def solver_from_name(name: str, source: SchedulerMixin) -> Solver:
+    """`name` is an alias or a diffusers class; its settings are the source scheduler's where both have them.
+
+    Raises SourceError for a name that is neither, and for a class that cannot be told what the model
+    predicts (a flow solver for an ε-model, say). diffusers' own `compatibles` is not asked: it leaves
+    out LCM, TCD and SA, which do work.
+    """
+    choice = ALIASES.get(name, SolverChoice(name, {}))
+    if name not in ALIASES and not name.endswith("Scheduler"):
+        near = difflib.get_close_matches(name, ALIASES, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise SourceError(f"unknown solver {name!r}; known: {', '.join(ALIASES)}, or a diffusers class{hint}")
+    wanted = scheduler_class(choice.scheduler)
+    reason = _why_unsuitable(wanted, source)
+    if reason:
+        raise SourceError(f"{wanted.__name__} cannot solve what {type(source).__name__} was trained for: {reason}")
+    return Solver(name, wanted.from_config(source.config, **choice.settings))
+
+
+def _why_unsuitable(wanted: type[SchedulerMixin], source: SchedulerMixin) -> str | None:
+    """None, or why a scheduler class cannot take over the source's noise schedule and prediction."""
+    takes = inspect.signature(wanted.__init__).parameters
+    if isinstance(source, wanted):
+        return None
+    if type(source).__name__.startswith("FlowMatch"):
+        return None if wanted.__name__.startswith("FlowMatch") else "the model is a flow; take a FlowMatch… class"
+    if "trained_betas" not in takes:
+        return "the model has a schedule of betas, and this class takes none"
+    prediction = source.config.get("prediction_type", "epsilon")
+    if prediction != "epsilon" and "prediction_type" not in takes:
+        return f"the model predicts {prediction}, and this class knows epsilon only"
+    return None
+
+
+def plain_settings(scheduler: SchedulerMixin) -> dict[str, Setting]:
+    """The scheduler's public settings as JSON holds them: what the manifest records of a solver."""
+    settings: dict[str, Setting] = {}
+    for key, value in scheduler.config.items():
+        if key.startswith("_") or key in ("_class_name", "_diffusers_version"):
+            continue
+        if value is None or isinstance(value, bool | int | float | str):
+            settings[key] = value
+        elif isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value):
+            settings[key] = [float(v) for v in value]
+    return settings

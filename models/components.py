@@ -1,0 +1,60 @@
+"""Loads one component of a diffusers directory: safetensors only, float32, eval mode, no network, no code."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from diffusers import ModelMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from models.latent_diffusion import SourceError
+
+Module = TypeVar("Module", bound=ModelMixin)
+
+
+def load_component(module_class: type[Module], source: Path, folder: str) -> Module:
+    """Reads SOURCE/folder into `module_class`, upcast to float32; raises SourceError in one line."""
+    directory = source / folder
+    if not (directory / "config.json").is_file():
+        raise SourceError(f"{directory}: no config.json; a diffusers {module_class.__name__} directory has one")
+    if not list(directory.glob("*.safetensors")):
+        found = sorted(p.name for p in directory.iterdir() if p.name != "config.json")
+        raise SourceError(
+            f"{directory}: no .safetensors weights (found: {', '.join(found) or 'nothing'}); pickled weights are not "
+            f"read: convert them with save_pretrained(safe_serialization=True)"
+        )
+    try:
+        module = module_class.from_pretrained(
+            source,
+            subfolder=folder,
+            torch_dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise SourceError(f"{directory}: {_first_line(error)}") from error
+    return module.eval()
+
+
+def load_scheduler(source: Path) -> SchedulerMixin:
+    """The source's own scheduler, by the class name that scheduler_config.json gives."""
+    path = source / "scheduler" / "scheduler_config.json"
+    if not path.is_file():
+        raise SourceError(f"{path}: not found; the source's solver and noise schedule are read from it")
+    name = json.loads(path.read_text()).get("_class_name", "")
+    return scheduler_class(name).from_pretrained(source, subfolder="scheduler", local_files_only=True)
+
+
+def scheduler_class(name: str) -> type[SchedulerMixin]:
+    """A diffusers scheduler class by its name; raises SourceError for one that diffusers does not have."""
+    found = getattr(importlib.import_module("diffusers"), name, None) if name.endswith("Scheduler") else None
+    if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
+        raise SourceError(f"{name!r} is no scheduler of diffusers; its schedulers have names such as DDIMScheduler")
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,1 @@
+"""DiT: class-conditional diffusion transformers (Peebles and Xie, arXiv 2212.09748)."""

@@ -1,0 +1,10 @@
+"""The families that are known, by the pipeline class that `model_index.json` names."""
+
+from collections.abc import Mapping
+
+from models.dit.family import DiT
+from models.latent_diffusion import Family
+
+FAMILIES: Mapping[str, Family] = {
+    "DiTPipeline": DiT(),
+}
