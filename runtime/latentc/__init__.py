@@ -1,0 +1,3 @@
+"""latentc: samples compiled latent diffusion bundles without torch."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,182 @@
+"""ONNX Runtime on the CPU, with inputs read and outputs written in place.
+
+A model names the files that hold its weights, and a model out of a hostile bundle can name anything.
+Tried (tests/runtime/backends/test_onnxruntime_walls.py): loaded by path, onnxruntime 1.32 refuses
+"../x", absolute paths and links; 1.22 reads them all. So no model is loaded by path. It goes in as
+bytes, with a closed table {weights file: bytes} in place of the disk; then any other name is "not found
+from the table user provided". One hole is left: nested graphs (If, Loop) do not use the table but the
+disk, relative to the working directory. It is closed by making that directory /dev/null, under which
+no file can be. So the bytes that run are the bytes that were hashed, and nothing else is opened; the
+price is that nested graphs must hold their own weights inline.
+"""
+
+import hashlib
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import onnxruntime
+
+from latentc.backends.protocol import Array, Buffer, Engine
+from latentc.bundle import GraphBytes
+from latentc.errors import BackendError
+
+_PROVIDERS = ["CPUExecutionProvider"]
+_FATAL_ONLY = 4  # ONNX Runtime's log level: its errors reach us as exceptions already
+_FEATURE = "add_external_initializers_from_files_in_memory"
+_EXTERNAL_FROM_BYTES = 1024  # initialisers of this size or more go to the engine's weights file
+
+T = TypeVar("T")
+
+
+def open_backend(threads: int) -> "OnnxRuntimeBackend":
+    """The CPU backend; `threads` 0 means one thread for each core that the process may use."""
+    return OnnxRuntimeBackend(threads)
+
+
+class HostBuffer:
+    """A numpy array as a Buffer."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    def view(self, index: int) -> "HostBuffer":
+        return HostBuffer(self.array[index])
+
+    def write(self, values: Array) -> None:
+        if values.shape != self.array.shape:  # copyto would broadcast
+            raise ValueError(f"expected shape {list(self.array.shape)}, got {list(values.shape)}")
+        np.copyto(self.array, values, casting="no")
+
+    def read(self) -> Array:
+        return self.array.copy()
+
+
+class OnnxRuntimeEngine:
+    """A session with its bindings; keeps the buffers that are bound alive."""
+
+    def __init__(self, name: str, session: onnxruntime.InferenceSession) -> None:
+        self._name = name
+        self._session = session
+        self._binding = session.io_binding()
+        self._inputs = {value.name for value in session.get_inputs()}
+        self._outputs = {value.name for value in session.get_outputs()}
+        self._bound: dict[str, HostBuffer] = {}
+
+    def bind(self, name: str, buffer: Buffer) -> None:
+        if not isinstance(buffer, HostBuffer):
+            raise TypeError(f"{type(buffer).__name__} is not a buffer of this backend")
+        if name not in self._inputs | self._outputs:
+            names = ", ".join(sorted(self._inputs | self._outputs))
+            raise BackendError(f"graph {self._name} has no tensor {name}; it has {names}")
+        array = buffer.array
+        bind = self._binding.bind_input if name in self._inputs else self._binding.bind_output
+        bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        self._bound[name] = buffer
+
+    def run(self) -> None:
+        missing = (self._inputs | self._outputs) - self._bound.keys()
+        if missing:
+            raise BackendError(f"graph {self._name} has nothing bound to {', '.join(sorted(missing))}")
+        _check(f"graph {self._name} cannot be run", lambda: self._session.run_with_iobinding(self._binding))
+
+
+class OnnxRuntimeBackend:
+    """Makes CPU engines from graphs, and keeps optimised graphs as engine files."""
+
+    def __init__(self, threads: int) -> None:
+        if not hasattr(onnxruntime.SessionOptions, _FEATURE):
+            raise BackendError(
+                f"onnxruntime {onnxruntime.__version__} cannot take weights from memory, 1.24 and newer can; "
+                'pip install --upgrade "latentc[cpu]"'
+            )
+        self._threads = threads or len(os.sched_getaffinity(0))
+
+    @property
+    def name(self) -> str:
+        return f"onnxruntime {onnxruntime.__version__}"
+
+    @property
+    def target(self) -> str:
+        return f"onnxruntime-cpu-{platform.machine()}"
+
+    def engine_key(self) -> dict[str, str]:
+        return {
+            "onnxruntime": onnxruntime.__version__,
+            "machine": platform.machine(),
+            "cpu_features_sha256": _cpu_features_sha256(),
+            "optimisation": "all",
+            "external_from_bytes": str(_EXTERNAL_FROM_BYTES),
+        }
+
+    def buffer(self, shape: tuple[int, ...], dtype: type[np.generic]) -> HostBuffer:
+        return HostBuffer(np.zeros(shape, dtype))
+
+    def load_graph(self, graph: GraphBytes, *, optimise: bool = True) -> Engine:
+        options = self._options(optimise)
+        return OnnxRuntimeEngine(graph.name, _session(graph, options))
+
+    def build_engine(self, graph: GraphBytes, directory: Path) -> list[str]:
+        options = self._options(optimise=True)
+        model, weights = f"{graph.name}.onnx", f"{graph.name}.weights"
+        options.optimized_model_filepath = str(directory / model)
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights)
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_min_size_in_bytes", str(_EXTERNAL_FROM_BYTES)
+        )
+        _session(graph, options)
+        (directory / weights).touch()  # a model without large initialisers leaves none
+        return [model, weights]
+
+    def load_engine(self, name: str, files: dict[str, memoryview]) -> Engine:
+        model, weights = f"{name}.onnx", f"{name}.weights"
+        return self.load_graph(GraphBytes(name, files[model], weights, files[weights]), optimise=False)
+
+    def _options(self, optimise: bool) -> onnxruntime.SessionOptions:
+        options = onnxruntime.SessionOptions()
+        levels = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = _FATAL_ONLY
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+        # Two sessions share the cores: idle threads of one must not spin while the other works.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return options
+
+
+def _session(graph: GraphBytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """A session on the bytes of `graph`, which can reach no other file."""
+    weights = np.frombuffer(graph.weights, np.uint8) if len(graph.weights) else np.empty(0, np.uint8)
+
+    def load() -> onnxruntime.InferenceSession:
+        options.add_external_initializers_from_files_in_memory([graph.weights_name], [weights], [len(weights)])
+        return onnxruntime.InferenceSession(bytes(graph.model), options, providers=_PROVIDERS)
+
+    return _check(f"graph {graph.name} cannot be loaded", load)
+
+
+def _check(what: str, call: Callable[[], T]) -> T:
+    """The one boundary to ONNX Runtime: its exceptions have no common base but Exception."""
+    try:
+        return call()
+    except Exception as error:
+        raise BackendError(f"{what}: {' '.join(str(error).split())[:500]}") from error
+
+
+def _cpu_features_sha256() -> str:
+    """A hash of the processor's instruction sets, which decide the layouts that ONNX Runtime picks."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # no Linux
+        lines = []
+    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), platform.processor())
+    return hashlib.sha256(" ".join(sorted(flags.partition(":")[2].split())).encode()).hexdigest()

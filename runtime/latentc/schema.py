@@ -1,0 +1,163 @@
+"""The bundle's manifest and parity report, as strict types.
+
+The schema belongs to its reader: `export` imports these types and writes what they say. Decoding
+refuses unknown fields, missing fields and wrong types; docs/bundle-format.md gives the reasons.
+"""
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+SCHEMA_VERSION = 1
+
+DType: TypeAlias = Literal["float32", "float16", "int64", "int32", "bool"]
+Dim: TypeAlias = int | str  # a number, or the name of a symbolic dimension
+RunsOnce: TypeAlias = Literal["process", "request", "step"]
+
+
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Frozen, keyword-only, and closed: an unknown field is an error, not a guess."""
+
+
+class TensorSpec(Strict, frozen=True):
+    """One input or output of a graph."""
+
+    name: str
+    dtype: DType
+    shape: tuple[Dim, ...]
+
+
+class Graph(Strict, frozen=True):
+    """One ONNX file with its weights beside it, and what it costs.
+
+    `flops` counts multiply-adds as two, for one run at batch 1, one guidance branch and the
+    bundle's default size.
+    """
+
+    file: str
+    weights: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    runs_once_per: RunsOnce
+    nodes: int
+    parameters: int
+    weight_bytes: int
+    flops: int
+
+
+class Table(Strict, frozen=True):
+    """A solver at one step count, as numbers (DESIGN 3): `file` holds float32 `input_rows`
+    [calls, slots], `output_row` [slots] and `timesteps` [calls], where slots = 1 + calls +
+    noise_draws: the unit noise, the model outputs, the noise draws.
+    """
+
+    solver: str
+    steps: int
+    calls: int
+    noise_draws: int
+    file: str
+
+
+class Solver(Strict, frozen=True):
+    """A scheduler that the bundle has tables of, with the settings that they were read under."""
+
+    scheduler: str  # the diffusers class
+    settings: dict[str, bool | int | float | str | None | list[float]]
+
+
+class Latent(Strict, frozen=True):
+    """The latents at the default size: [batch, channels, height, width], float32."""
+
+    channels: int
+    height: int
+    width: int
+
+
+class Image(Strict, frozen=True):
+    """The picture at the default size, in pixels."""
+
+    channels: int
+    height: int
+    width: int
+
+
+class LabelConditioning(Strict, frozen=True, tag_field="kind", tag="label"):
+    """Class labels by name; several names may share a number. `null_label` is the unconditional one."""
+
+    labels: dict[str, int]
+    null_label: int
+
+
+class Defaults(Strict, frozen=True):
+    """What a request gets when it does not say."""
+
+    solver: str
+    steps: int
+    cfg_scale: float
+
+
+class FileRecord(Strict, frozen=True):
+    """What a file of the bundle must be, to the byte."""
+
+    sha256: str
+    num_bytes: int
+
+
+class Provenance(Strict, frozen=True):
+    """Where the bundle came from; no dates and no absolute paths, so that equal exports are equal bytes."""
+
+    source: str
+    source_sha256: dict[str, str]
+    versions: dict[str, str]
+
+
+class Manifest(Strict, frozen=True):
+    """BUNDLE/manifest.json. `files` names every file of the bundle but the manifest and engines/."""
+
+    schema_version: int
+    name: str
+    family: str
+    pipeline: str
+    precision: Literal["fp32"]
+    latent: Latent
+    image: Image
+    conditioning: LabelConditioning
+    graphs: dict[str, Graph]
+    solvers: dict[str, Solver]
+    tables: tuple[Table, ...]
+    defaults: Defaults
+    files: dict[str, FileRecord]
+    provenance: Provenance
+
+
+class Figure(Strict, frozen=True):
+    """One comparison: `value` of `measure` on `tensor` must be within `bound` (at most for an
+    error, at least for a PSNR).
+    """
+
+    tensor: str
+    measure: Literal["relative_l2", "psnr_db"]
+    value: float
+    bound: float
+    against: str  # what it was compared with, in words
+
+    @property
+    def holds(self) -> bool:
+        """Whether the bound holds; NaN never does."""
+        return self.value <= self.bound if self.measure == "relative_l2" else self.value >= self.bound
+
+
+class Parity(Strict, frozen=True):
+    """BUNDLE/parity.json: what was compared at export, and how far apart it was.
+
+    `references` is a safetensors file with the inputs and torch's own outputs, so that an engine
+    on a device can be compared with torch where there is none.
+    """
+
+    seed: int
+    steps: int
+    solver: str
+    cfg_scale: float
+    labels: tuple[int, ...]
+    references: str
+    figures: tuple[Figure, ...]
