@@ -1,0 +1,82 @@
+"""What each stage of the training is told: one frozen dataclass a stage, written beside its checkpoints as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+CHECKPOINT = Path(__file__).parent / "checkpoints" / "emoji-dit"
+NULL_CLASS = 1000  # DiTPipeline of diffusers (0.42) has this id of "no class" written into its code
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the pictures come from; `folder` None means Noto Color Emoji."""
+
+    folder: Path | None = None
+    size: int = 64
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Stage 1. Loss weights are those of LDM (arXiv 2112.10752, appendix G; the reference code's kl-f4 config)."""
+
+    block_channels: tuple[int, ...] = (32, 64, 96)  # n levels: downsampling by 2^(n-1)
+    layers_per_block: int = 1
+    latent_channels: int = 4
+    norm_groups: int = 8
+    kl_weight: float = 1e-6
+    perceptual_weight: float = 1.0
+    lpips_vgg16: Path | None = None  # torchvision's vgg16 state dict; with `lpips_linear` it replaces the default term
+    lpips_linear: Path | None = None  # vgg.pth of lpips v0.1
+    adversarial: bool = True
+    adversarial_start: int = 4_500
+    adversarial_weight: float = 0.5
+    discriminator_channels: int = 32
+    discriminator_layers: int = 2
+    steps: int = 6_000
+    decay_steps: int = 1_000  # linear decay to zero over the last steps
+    warmup_steps: int = 100
+    batch: int = 16
+    learning_rate: float = 4e-4
+    discriminator_learning_rate: float = 2e-4
+    shift: int = 4  # pixels, each way
+    seed: int = 0
+    log_every: int = 50
+    save_every: int = 250
+    grid_every: int = 500
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Stage 2: DiT (arXiv 2212.09748) on the latents of stage 1, v-prediction (docs/adr/0002-v-prediction.md)."""
+
+    heads: int = 5
+    head_dim: int = 32
+    layers: int = 6
+    patch: int = 2
+    label_dropout: float = 0.1
+    noise_steps: int = 1_000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    steps: int = 14_000
+    decay_steps: int = 4_000
+    warmup_steps: int = 300
+    batch: int = 128
+    learning_rate: float = 1e-3
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.9995
+    cached_versions: int = 8  # how often each picture is encoded, each time with another flip and shift
+    shift: int = 2  # pixels, each way
+    seed: int = 0
+    log_every: int = 50
+    save_every: int = 500
+    grid_every: int = 1_000
+
+
+def write_config(config: object, path: Path) -> None:
+    """Write a stage's dataclass as JSON, so that a checkpoint says how it was made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fields = asdict(config)  # type: ignore[call-overload]
+    path.write_text(json.dumps(fields, indent=2, default=str) + "\n", encoding="utf-8")
