@@ -161,11 +161,16 @@ def model_with_static_shapes(model: ir.Model, dims: Mapping[str, int]) -> ir.Mod
             if value.shape is not None:
                 traced[value] = value.shape.evaluate(dims)
             value.shape = None
-    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(clone)
-    for value, shape in traced.items():
-        if value.shape is None or not value.shape.is_static():
-            value.shape = _merged(value.shape, shape)
-    return clone
+    # A traced shape can end a chain that inference could not follow, and let it follow the next one.
+    unknown = len(traced) + 1
+    while True:
+        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(clone)
+        left = [value for value in traced if value.shape is None or not value.shape.is_static()]
+        if len(left) >= unknown:
+            return clone
+        unknown = len(left)
+        for value in left:
+            value.shape = _merged(value.shape, traced[value])
 
 
 def _merged(inferred: ir.Shape | None, traced: ir.Shape) -> ir.Shape:

@@ -12,6 +12,7 @@ from models.components import load_component, load_scheduler
 from models.dit.modules import DiTDecoder, DiTDenoiser
 from models.dit.reference import reference_image
 from models.latent_diffusion import ConditioningInput, LatentDiffusion, ReferenceRequest, SourceError
+from models.timesteps import store_timestep_frequencies
 
 NULL_LABEL = 1000  # DiTPipeline.__call__ writes this number, whatever the size of the table
 DEFAULT_STEPS = 50  # DiTPipeline.__call__(num_inference_steps=50, guidance_scale=4.0)
@@ -28,6 +29,7 @@ class DiT:
         """Reads transformer/, vae/ and scheduler/; labels come from `id2label` of model_index.json."""
         transformer = load_component(DiTTransformer2DModel, source, "transformer")
         vae = load_component(AutoencoderKL, source, "vae")
+        store_timestep_frequencies(transformer)
         num_classes = transformer.config.num_embeds_ada_norm
         if num_classes < NULL_LABEL:
             raise SourceError(

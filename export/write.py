@@ -1,0 +1,167 @@
+"""Writes the files of a bundle into a directory: graphs first, then tables, then the seal.
+
+The manifest goes last, after every other file was hashed, and its own hash goes beside it
+(docs/bundle-format.md).
+"""
+
+import hashlib
+import importlib.metadata
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import latentc
+import msgspec
+import numpy as np
+import onnx_ir as ir
+import safetensors.numpy
+from latentc import schema
+from latentc.bundle import MANIFEST, PARITY, GraphBytes
+
+from export.cost import cost_of_graph
+from export.solver_table import SolverTable
+from export.solvers import plain_settings
+from export.source import Source
+from export.trace import TracedStep
+from models.latent_diffusion import LatentDiffusion
+
+REFERENCES = "parity.safetensors"
+_RUNS: Mapping[str, schema.RunsOnce] = {"denoise": "step", "decode": "request"}
+_RECORDED = ("torch", "diffusers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+
+
+def write_graphs(directory: Path, traced: TracedStep) -> dict[str, GraphBytes]:
+    """graphs/NAME.onnx and graphs/NAME.weights; returns their bytes, as the runtime takes them."""
+    (directory / "graphs").mkdir()
+    written = {}
+    for name, model in traced.graphs.items():
+        path = directory / "graphs" / f"{name}.onnx"
+        weights = path.with_suffix(".weights")
+        weights.touch()  # a graph without large weights has none to write
+        ir.save(model, path, external_data=weights.name)
+        written[name] = GraphBytes(
+            name, memoryview(path.read_bytes()), weights.name, memoryview(weights.read_bytes())
+        )
+    return written
+
+
+def write_tables(directory: Path, tables: Sequence[SolverTable]) -> tuple[schema.Table, ...]:
+    """tables/SOLVER-STEPS.safetensors in float32; returns what the manifest says of them."""
+    (directory / "tables").mkdir()
+    records = []
+    for table in tables:
+        file = f"tables/{table.solver.name}-{table.steps}.safetensors"
+        tensors = {
+            "input_rows": table.input_rows.astype(np.float32),
+            "output_row": table.output_row.astype(np.float32),
+            "timesteps": table.timesteps.astype(np.float32),
+        }
+        safetensors.numpy.save_file(tensors, directory / file)
+        records.append(
+            schema.Table(
+                solver=table.solver.name,
+                steps=table.steps,
+                calls=table.calls,
+                noise_draws=table.noise_draws,
+                file=file,
+            )
+        )
+    return tuple(records)
+
+
+def seal(
+    directory: Path,
+    source: Source,
+    traced: TracedStep,
+    tables: Sequence[SolverTable],
+    records: tuple[schema.Table, ...],
+    parity: schema.Parity,
+    references: Mapping[str, np.ndarray],
+) -> schema.Manifest:
+    """Writes the parity report and the manifest with every file's hash, then the manifest's own hash."""
+    (directory / PARITY).write_bytes(_pretty(parity))
+    safetensors.numpy.save_file({k: np.ascontiguousarray(v) for k, v in references.items()}, directory / REFERENCES)
+    model = traced.step.model
+    default = tables[0]
+    manifest = schema.Manifest(
+        schema_version=schema.SCHEMA_VERSION,
+        name=model.name,
+        family=model.family,
+        pipeline=model.pipeline,
+        precision="fp32",
+        latent=schema.Latent(**dict(zip(("channels", "height", "width"), model.latent_shape, strict=True))),
+        image=schema.Image(**dict(zip(("channels", "height", "width"), model.image_shape, strict=True))),
+        conditioning=schema.LabelConditioning(labels=dict(model.labels), null_label=model.null_label),
+        graphs={name: _graph_record(name, graph, default) for name, graph in traced.graphs.items()},
+        solvers={
+            t.solver.name: schema.Solver(
+                scheduler=type(t.solver.scheduler).__name__, settings=plain_settings(t.solver.scheduler)
+            )
+            for t in tables
+        },
+        tables=records,
+        defaults=_defaults(model, tables),
+        files=_file_records(directory),
+        provenance=schema.Provenance(
+            source=source.directory.name,
+            source_sha256=dict(source.sha256),
+            versions={
+                "latentc": latentc.__version__,
+                **{package: importlib.metadata.version(package) for package in _RECORDED},
+            },
+        ),
+    )
+    data = _pretty(manifest)
+    (directory / MANIFEST).write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    (directory / f"{MANIFEST}.sha256").write_text(f"{digest}  {MANIFEST}\n", encoding="ascii")
+    return manifest
+
+
+def _defaults(model: LatentDiffusion, tables: Sequence[SolverTable]) -> schema.Defaults:
+    """The first solver, at the pipeline's own number of steps, or at the number next to it that there is."""
+    solver = tables[0].solver.name
+    steps = min((t.steps for t in tables if t.solver.name == solver), key=lambda n: (abs(n - model.default_steps), n))
+    return schema.Defaults(solver=solver, steps=steps, cfg_scale=model.default_cfg_scale)
+
+
+def _graph_record(name: str, graph: ir.Model, table: SolverTable) -> schema.Graph:
+    slots = 1 + table.calls + table.noise_draws
+    cost = cost_of_graph(graph, {"batch": 1, "guidance_branches": 1, "slots": slots})
+    return schema.Graph(
+        file=f"graphs/{name}.onnx",
+        weights=f"graphs/{name}.weights",
+        inputs=tuple(_tensor_spec(value) for value in graph.graph.inputs),
+        outputs=tuple(_tensor_spec(value) for value in graph.graph.outputs),
+        runs_once_per=_RUNS[name],
+        nodes=cost.nodes,
+        parameters=cost.parameters,
+        weight_bytes=cost.weight_bytes,
+        flops=cost.flops,
+    )
+
+
+def _tensor_spec(value: ir.Value) -> schema.TensorSpec:
+    assert value.name is not None, "a graph's inputs and outputs have names"
+    assert value.shape is not None and value.dtype is not None, f"{value.name} was traced without a type"
+    dtypes: Mapping[ir.DataType, schema.DType] = {
+        ir.DataType.FLOAT: "float32",
+        ir.DataType.INT64: "int64",
+    }
+    dims = tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
+    return schema.TensorSpec(name=value.name, dtype=dtypes[value.dtype], shape=dims)
+
+
+def _file_records(directory: Path) -> dict[str, schema.FileRecord]:
+    records = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            record = schema.FileRecord(sha256=digest, num_bytes=os.path.getsize(path))
+            records[path.relative_to(directory).as_posix()] = record
+    return records
+
+
+def _pretty(value: msgspec.Struct) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
