@@ -79,23 +79,28 @@ class Bundle:
 
 def open_bundle(root: Path) -> Bundle:
     """Opens and hashes the whole bundle; raises BundleError, with one line, at the first thing wrong."""
+    manifest, digest = manifest_of(root)
+    views: dict[str, memoryview] = {}
+    for file, view, problem in hashed_files(root.resolve(), manifest.files):
+        if problem is not None:
+            raise BundleError(f"{root}: {problem}; export the bundle again, or copy it again")
+        views[file] = view
+    return Bundle(root, manifest, digest, views)
+
+
+def manifest_of(root: Path) -> tuple[Manifest, str]:
+    """The manifest, hashed before it is parsed, and its sha256; the other files are not looked at."""
     if not root.is_dir():
         raise BundleError(f"{root} is no {'directory' if root.exists() else 'bundle: it does not exist'}")
-    if not (root / MANIFEST).is_file():
+    if not os.path.lexists(root / MANIFEST):
         raise BundleError(f"{root} is no bundle: it has no {MANIFEST}; python -m export makes bundles")
-    real_root = root.resolve()
-    data, digest = read_sealed(real_root, MANIFEST)
+    data, digest = read_sealed(root.resolve(), MANIFEST)
     manifest = _manifest_from_json(data, root)
     for file in manifest.files:
         if not _PLAIN_PATH.fullmatch(file) or file.split("/")[0] == ENGINES or file.startswith(MANIFEST):
             raise BundleError(f"{root}: the manifest lists {file!r}, which is no plain path inside a bundle")
     _check_references(manifest, root)
-    views: dict[str, memoryview] = {}
-    for file, view, problem in hashed_files(real_root, manifest.files):
-        if problem is not None:
-            raise BundleError(f"{root}: {problem}; export the bundle again, or copy it again")
-        views[file] = view
-    return Bundle(root, manifest, digest, views)
+    return manifest, digest
 
 
 def read_sealed(directory: Path, file: str) -> tuple[memoryview, str]:

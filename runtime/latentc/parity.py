@@ -9,6 +9,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+# What equal tensors are said to have: JSON, in which the figures are kept, has no infinity.
+MAX_PSNR_DB = 200.0
+
 
 def relative_l2(actual: npt.ArrayLike, expected: npt.ArrayLike) -> float:
     """||actual - expected|| / ||expected||, in float64.
@@ -26,7 +29,7 @@ def relative_l2(actual: npt.ArrayLike, expected: npt.ArrayLike) -> float:
 
 
 def psnr_db(actual: npt.ArrayLike, expected: npt.ArrayLike, peak: float = 1.0) -> float:
-    """Peak signal-to-noise ratio 10 log10(peak² / MSE) in decibels; +inf for equal tensors.
+    """Peak signal-to-noise ratio 10 log10(peak² / MSE) in decibels, at most MAX_PSNR_DB.
 
     Raises ValueError if the shapes differ or nothing is compared.
     """
@@ -34,7 +37,9 @@ def psnr_db(actual: npt.ArrayLike, expected: npt.ArrayLike, peak: float = 1.0) -
     if not (np.isfinite(got).all() and np.isfinite(want).all()):
         return math.nan
     mean_square = float(np.mean(np.square(got - want)))
-    return math.inf if mean_square == 0.0 else 10.0 * math.log10(peak * peak / mean_square)
+    if mean_square == 0.0:
+        return MAX_PSNR_DB
+    return min(MAX_PSNR_DB, 10.0 * math.log10(peak * peak / mean_square))
 
 
 def _pair(actual: npt.ArrayLike, expected: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -62,7 +62,7 @@ class Solver(Strict, frozen=True):
     """A scheduler that the bundle has tables of, with the settings that they were read under."""
 
     scheduler: str  # the diffusers class
-    settings: dict[str, bool | int | float | str | None | list[float]]
+    settings: dict[str, bool | int | float | str | list[float] | None]
 
 
 class Latent(Strict, frozen=True):

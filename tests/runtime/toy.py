@@ -27,9 +27,9 @@ Floats = npt.NDArray[np.float32]
 class ToyModel:
     """The weights of the toy denoiser and decoder."""
 
-    mix: Floats    # [C, C]
+    mix: Floats  # [C, C]
     embed: Floats  # [labels + 1, C]
-    time: Floats   # [C]
+    time: Floats  # [C]
     paint: Floats  # [3, C]
 
     def predict(self, x: Floats, timestep: Floats, labels: npt.NDArray[np.int64], weights: Floats) -> Floats:
@@ -53,7 +53,9 @@ def toy_model() -> ToyModel:
     def weights(*shape: int) -> Floats:
         return rng.normal(0, 0.3, shape).astype(np.float32)
 
-    return ToyModel(weights(CHANNELS, CHANNELS), weights(len(LABELS), CHANNELS), weights(CHANNELS), weights(3, CHANNELS))
+    return ToyModel(
+        weights(CHANNELS, CHANNELS), weights(len(LABELS), CHANNELS), weights(CHANNELS), weights(3, CHANNELS)
+    )
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,9 @@ def write_bundle(root: Path, name: str = "toy") -> Path:
                 schema.TensorSpec(name="image", dtype="float32", shape=("batch", 3, SIZE * SCALE, SIZE * SCALE)),
             ),
         },
-        solvers={solver: schema.Solver(scheduler=f"{solver}Scheduler", settings={}) for solver in ("plain", "heun", "sde")},
+        solvers={
+            solver: schema.Solver(scheduler=f"{solver}Scheduler", settings={}) for solver in ("plain", "heun", "sde")
+        },
         tables=tuple(tables),
         defaults=schema.Defaults(solver="plain", steps=4, cfg_scale=2.0),
         files={},
@@ -245,9 +249,7 @@ def _write_parity(root: Path, model: ToyModel) -> None:
 def _save(model: onnx.ModelProto, folder: Path, name: str) -> None:
     onnx.checker.check_model(model)
     # Shape constants stay inline: ONNX's shape inference does not read external data.
-    onnx.save(
-        model, folder / f"{name}.onnx", save_as_external_data=True, location=f"{name}.weights", size_threshold=80
-    )
+    onnx.save(model, folder / f"{name}.onnx", save_as_external_data=True, location=f"{name}.weights", size_threshold=80)
 
 
 def _value(name: str, dtype: int, *dims: int | str) -> onnx.ValueInfoProto:

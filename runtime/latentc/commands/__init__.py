@@ -1,0 +1,1 @@
+"""The commands, a file each. A module here is imported only when its command runs."""

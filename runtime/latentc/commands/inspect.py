@@ -1,0 +1,135 @@
+"""latentc inspect: what a bundle holds, and what each of its stages costs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from latentc.bundle import Bundle, open_bundle
+from latentc.schema import Defaults, Graph, Image, LabelConditioning, Latent, Provenance, Solver, Table, TensorSpec
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags of the command, as in arguments.py."""
+
+    bundle: Path
+    json: bool
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What --json prints: the manifest without its file list, and the sums."""
+
+    name: str
+    family: str
+    pipeline: str
+    precision: str
+    schema_version: int
+    model_hash: str
+    num_bytes: int
+    latent: Latent
+    image: Image
+    conditioning: LabelConditioning
+    defaults: Defaults
+    solvers: dict[str, Solver]
+    tables: tuple[Table, ...]
+    graphs: dict[str, Graph]
+    engines: list[str]
+    provenance: Provenance
+
+
+def run(options: Options) -> None:
+    """Opens the bundle (and hashes it: what is shown is what was exported) and prints it."""
+    bundle = open_bundle(options.bundle)
+    report = _report(bundle)
+    print(msgspec.json.encode(report).decode() if options.json else "\n".join(_lines(report)))
+
+
+def _report(bundle: Bundle) -> Report:
+    manifest = bundle.manifest
+    engines = bundle.root / "engines"
+    return Report(
+        name=manifest.name,
+        family=manifest.family,
+        pipeline=manifest.pipeline,
+        precision=manifest.precision,
+        schema_version=manifest.schema_version,
+        model_hash=bundle.model_hash,
+        num_bytes=sum(record.num_bytes for record in manifest.files.values()),
+        latent=manifest.latent,
+        image=manifest.image,
+        conditioning=manifest.conditioning,
+        defaults=manifest.defaults,
+        solvers=manifest.solvers,
+        tables=manifest.tables,
+        graphs=manifest.graphs,
+        engines=sorted(path.name for path in engines.iterdir() if path.name[0] != ".") if engines.is_dir() else [],
+        provenance=manifest.provenance,
+    )
+
+
+def _lines(report: Report) -> list[str]:
+    image, latent, defaults = report.image, report.latent, report.defaults
+    facts = [
+        ("name", f"{report.name} ({report.pipeline}, family {report.family}, {report.precision})"),
+        ("model hash", f"{report.model_hash}, schema {report.schema_version}, {_bytes(report.num_bytes)}"),
+        ("source", report.provenance.source),
+        ("image", f"{image.width}x{image.height}, latents {latent.channels}x{latent.height}x{latent.width}"),
+        ("defaults", f"{defaults.solver}, {defaults.steps} steps, cfg scale {defaults.cfg_scale:g}"),
+        ("engines", ", ".join(report.engines) or "none; latentc build makes them"),
+        ("labels", _labels(report.conditioning.labels)),
+    ]
+    lines = [f"{name:<12}{value}" for name, value in facts]
+    lines += ["", *_columns(["solver", "scheduler", "steps (calls, noise draws where they differ)"], _solvers(report))]
+    rows = [
+        [name, f"once a {g.runs_once_per}", f"{g.nodes}", _count(g.parameters), _bytes(g.weight_bytes), _count(g.flops)]
+        for name, g in report.graphs.items()
+    ]
+    lines += ["", *_columns(["graph", "runs", "nodes", "parameters", "weights", "FLOPs a run"], rows)]
+    rows = [
+        [f"{name} {side}", spec.name, spec.dtype, _shape(spec)]
+        for name, graph in report.graphs.items()
+        for side, specs in (("in", graph.inputs), ("out", graph.outputs))
+        for spec in specs
+    ]
+    return [*lines, "", *_columns(["tensor of", "name", "dtype", "shape"], rows)]
+
+
+def _solvers(report: Report) -> list[list[str]]:
+    rows = []
+    for name, solver in report.solvers.items():
+        counts = []
+        for table in sorted((t for t in report.tables if t.solver == name), key=lambda t: t.steps):
+            extra = [f"{table.calls} calls"] if table.calls != table.steps else []
+            extra += [f"{table.noise_draws} draws"] if table.noise_draws else []
+            counts.append(f"{table.steps} ({', '.join(extra)})" if extra else f"{table.steps}")
+        rows.append([name, solver.scheduler, ", ".join(counts)])
+    return rows
+
+
+def _labels(labels: dict[str, int]) -> str:
+    return ", ".join(f"{name} ({number})" for name, number in sorted(labels.items(), key=lambda item: item[1]))
+
+
+def _shape(spec: TensorSpec) -> str:
+    return f"[{', '.join(str(dim) for dim in spec.shape)}]"
+
+
+def _columns(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Lines of a table whose columns are as wide as their widest cell."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    return [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in [head, *rows]
+    ]
+
+
+def _count(number: float) -> str:
+    for unit in ("", "k", "M", "G"):
+        if number < 1000:
+            return f"{number:.3g} {unit}".rstrip()
+        number /= 1000
+    return f"{number:.4g} T"
+
+
+def _bytes(number: int) -> str:
+    return f"{_count(number)}B" if number >= 1000 else f"{number} B"
