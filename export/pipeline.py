@@ -39,14 +39,16 @@ def export_bundle(options: ExportOptions) -> Manifest:
     check_output(options.output)
     source = find_source(options.source)
     model = timed("load", lambda: source.family.load(source.directory))
+    tables = timed("probe", lambda: probe_tables(model, options))
     step = fuse_step(model)
     traced = timed("trace", lambda: trace_step(step))
-    tables = timed("probe", lambda: probe_tables(model, options))
     with staged_directory(options.output) as stage:
         graphs = write_graphs(stage, traced)
         records = write_tables(stage, tables)
         verified = timed("verify", lambda: verify_graphs(source, step, graphs, tables, options.bounds))
-        return timed("write", lambda: seal(stage, source, traced, tables, records, verified.parity, verified.references))
+        return timed(
+            "write", lambda: seal(stage, source, traced, tables, records, verified.parity, verified.references)
+        )
 
 
 def probe_tables(model: LatentDiffusion, options: ExportOptions) -> tuple[SolverTable, ...]:

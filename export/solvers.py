@@ -65,12 +65,15 @@ class Solver:
 
 def own_solver(scheduler: SchedulerMixin) -> Solver:
     """The source's own scheduler, with its own settings, under its alias where one says the same."""
-    for alias, choice in ALIASES.items():
-        if type(scheduler).__name__ == choice.scheduler and all(
-            scheduler.config.get(key) == value for key, value in choice.settings.items()
-        ):
-            return Solver(alias, scheduler)
-    return Solver(type(scheduler).__name__, scheduler)
+    matching = [
+        alias
+        for alias, choice in ALIASES.items()
+        if type(scheduler).__name__ == choice.scheduler
+        and all(scheduler.config.get(key) == value for key, value in choice.settings.items())
+    ]
+    # The most specific one: a source with Karras's sigmas is dpmpp_2m_karras, not dpmpp_2m.
+    name = max(matching, key=lambda alias: len(ALIASES[alias].settings), default=type(scheduler).__name__)
+    return Solver(name, scheduler)
 
 
 def solver_from_name(name: str, source: SchedulerMixin) -> Solver:

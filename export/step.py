@@ -54,7 +54,7 @@ class DecodeStep(nn.Module):
 
 def combine(weights: Tensor, terms: Tensor) -> Tensor:
     """Σ_i weights[i]·terms[i]: [n] and [n, ...] -> [...], in the dtype that they have (float32)."""
-    return (weights @ terms.flatten(1)).unflatten(0, terms.shape[1:])
+    return (weights @ terms.flatten(1)).view(terms.shape[1:])
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,7 @@ def trace_step(step: FusedStep) -> TracedStep:
     row = torch.randn(_EXAMPLE_SLOTS, generator=generator)
     timestep = torch.full((_EXAMPLE_BRANCHES, _EXAMPLE_BATCH), 500.0)
     guidance_weights = torch.tensor([4.0, -3.0])
-    conditioning = {
-        c.name: c.example(_EXAMPLE_BRANCHES, _EXAMPLE_BATCH, generator) for c in step.model.conditioning
-    }
+    conditioning = {c.name: c.example(_EXAMPLE_BRANCHES, _EXAMPLE_BATCH, generator) for c in step.model.conditioning}
     denoise = trace_module(
         step.denoise,
         inputs={

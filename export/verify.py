@@ -143,5 +143,9 @@ def _shortest(tables: tuple[SolverTable, ...]) -> SolverTable:
 
 def _runtime_table(table: SolverTable) -> RuntimeTable:
     """The table in float32, as the bundle keeps it."""
-    rows = (table.input_rows, table.output_row, table.timesteps)
-    return RuntimeTable(*(row.astype(np.float32) for row in rows), noise_draws=table.noise_draws)
+    return RuntimeTable(
+        input_rows=table.input_rows.astype(np.float32),
+        output_row=table.output_row.astype(np.float32),
+        timesteps=table.timesteps.astype(np.float32),
+        noise_draws=table.noise_draws,
+    )

@@ -39,9 +39,7 @@ def write_graphs(directory: Path, traced: TracedStep) -> dict[str, GraphBytes]:
         weights = path.with_suffix(".weights")
         weights.touch()  # a graph without large weights has none to write
         ir.save(model, path, external_data=weights.name)
-        written[name] = GraphBytes(
-            name, memoryview(path.read_bytes()), weights.name, memoryview(weights.read_bytes())
-        )
+        written[name] = GraphBytes(name, memoryview(path.read_bytes()), weights.name, memoryview(weights.read_bytes()))
     return written
 
 

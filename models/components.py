@@ -26,17 +26,24 @@ def load_component(module_class: type[Module], source: Path, folder: str) -> Mod
             f"read: convert them with save_pretrained(safe_serialization=True)"
         )
     try:
-        module = module_class.from_pretrained(
+        module, info = module_class.from_pretrained(
             source,
             subfolder=folder,
             torch_dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
             low_cpu_mem_usage=False,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise SourceError(f"{directory}: {_first_line(error)}") from error
-    return module.eval()
+    # from_pretrained only warns of these, and fills what is missing with random numbers.
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info[kind]:
+            names = [str(key) for key in info[kind]]
+            raise SourceError(f"{directory}: weights do not fit config.json: {kind.replace('_', ' ')}: {_some(names)}")
+    result: Module = module.eval()
+    return result
 
 
 def load_scheduler(source: Path) -> SchedulerMixin:
@@ -54,6 +61,10 @@ def scheduler_class(name: str) -> type[SchedulerMixin]:
     if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
         raise SourceError(f"{name!r} is no scheduler of diffusers; its schedulers have names such as DDIMScheduler")
     return found
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _first_line(error: BaseException) -> str:

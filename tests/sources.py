@@ -1,5 +1,6 @@
 """Pipelines with random weights in the real layout on disk, made for the tests: no number in them was trained."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -32,8 +33,11 @@ def write_random_dit(
     )
     spread_weights(transformer)
     scheduler = DDIMScheduler(beta_schedule="linear", clip_sample=False, prediction_type=prediction)
-    id2label = {0: "animal-mammal", 1: "food-fruit", 7: "sky & weather, sky"}
-    DiTPipeline(transformer, vae, scheduler, id2label=id2label).save_pretrained(directory)
+    DiTPipeline(transformer, vae, scheduler).save_pretrained(directory)
+    # save_pretrained does not write the names; the published checkpoints have them in model_index.json.
+    index = json.loads((directory / "model_index.json").read_text())
+    index["id2label"] = {"0": "animal-mammal", "1": "food-fruit", "7": "sky & weather, sky"}
+    (directory / "model_index.json").write_text(json.dumps(index, indent=2))
     return directory
 
 

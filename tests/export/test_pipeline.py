@@ -1,0 +1,189 @@
+"""The whole compiler on a source with random weights: source → bundle → picture, against diffusers."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from latentc.backends import open_backend
+from latentc.bundle import GraphBytes, open_bundle
+from latentc.errors import ParityError
+from latentc.parity import psnr_db
+from latentc.sampler import sample
+from latentc.table import table_from_bundle
+from latentc.trajectory import noise_from_seed, trajectory_of_labels
+from torch import nn
+
+from export.pipeline import ExportOptions, export_bundle
+from export.solver_table import SolverTable
+from export.solvers import solver_from_name
+from export.source import Source
+from export.step import FusedStep
+from export.verify import Bounds, Verified, verify_graphs
+from models.components import load_scheduler
+from models.dit.reference import reference_image
+from models.latent_diffusion import ReferenceRequest, SourceError
+from tests.conftest import SOLVERS
+from tests.sources import write_random_dit
+
+
+def draw(bundle_path: Path, solver: str, steps: int, request: ReferenceRequest) -> np.ndarray:
+    """The runtime's own loop: float32 [batch, 3, height, width]."""
+    bundle = open_bundle(bundle_path)
+    manifest = bundle.manifest
+    record = next(t for t in manifest.tables if (t.solver, t.steps) == (solver, steps))
+    table = table_from_bundle(bundle, record)
+    latent = (len(request.labels), manifest.latent.channels, manifest.latent.height, manifest.latent.width)
+    noise = noise_from_seed(request.seed, latent, table.noise_draws)
+    trajectory = trajectory_of_labels(table, noise, request.labels, manifest.conditioning.null_label, request.cfg_scale)
+    backend = open_backend("onnxruntime")
+    denoise, decode = (backend.load_graph(bundle.graph(name)) for name in ("denoise", "decode"))
+    return sample(backend, denoise, decode, trajectory, manifest.image)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(("cfg_scale", "labels"), [(4.0, (1, 7, 0)), (1.0, (7,))])
+def test_same_seed_same_picture_as_diffusers(
+    random_dit: Path, random_dit_bundle: Path, solver: str, cfg_scale: float, labels: tuple[int, ...]
+) -> None:
+    request = ReferenceRequest(labels=labels, seed=11, steps=10, cfg_scale=cfg_scale)
+    scheduler = solver_from_name(solver, load_scheduler(random_dit)).fresh()
+    expected = reference_image(random_dit, scheduler, request).numpy()
+    actual = draw(random_dit_bundle, solver, 10, request)
+    assert psnr_db(actual, expected, peak=1.0) >= 60.0
+    assert expected.std() > 0.02  # not one flat colour
+
+
+def test_label_seed_and_guidance_each_change_the_picture(random_dit_bundle: Path) -> None:
+    """Random weights could make the comparison above a comparison of constants; they do not."""
+    base = ReferenceRequest(labels=(1,), seed=11, steps=10, cfg_scale=4.0)
+    picture = draw(random_dit_bundle, "ddim", 10, base)
+    for other in (
+        ReferenceRequest(labels=(7,), seed=11, steps=10, cfg_scale=4.0),
+        ReferenceRequest(labels=(1,), seed=12, steps=10, cfg_scale=4.0),
+        ReferenceRequest(labels=(1,), seed=11, steps=10, cfg_scale=1.5),
+    ):
+        assert psnr_db(draw(random_dit_bundle, "ddim", 10, other), picture, peak=1.0) < 30.0
+
+
+def test_manifest_says_what_is_there(random_dit_bundle: Path) -> None:
+    manifest = open_bundle(random_dit_bundle).manifest
+    assert (manifest.family, manifest.pipeline) == ("dit", "DiTPipeline")
+    assert {(t.solver, t.steps) for t in manifest.tables} == {(s, n) for s in SOLVERS for n in (4, 10)}
+    assert manifest.defaults.solver == "ddim"
+    assert manifest.defaults.steps == 10  # of 4 and 10, the one that is nearest to the pipeline's own 50
+    assert manifest.solvers["heun"].scheduler == "HeunDiscreteScheduler"
+    assert manifest.graphs["denoise"].parameters > 10_000
+    assert manifest.graphs["denoise"].flops > manifest.graphs["denoise"].parameters
+    text = (random_dit_bundle / "manifest.json").read_text()
+    assert str(Path.home()) not in text
+    assert str(random_dit_bundle.parent) not in text
+
+
+def test_graphs_hold_no_path_of_this_machine(random_dit_bundle: Path, repository: Path) -> None:
+    for graph in random_dit_bundle.glob("graphs/*.onnx"):
+        data = graph.read_bytes()
+        assert str(repository).encode() not in data
+        assert b"site-packages" not in data
+
+
+def test_equal_exports_are_equal_bytes(random_dit: Path, random_dit_bundle: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    export_bundle(ExportOptions(source=str(random_dit), output=again, solvers=SOLVERS, steps=(4, 10)))
+
+    def digests(root: Path) -> dict[str, str]:
+        files = (p for p in root.rglob("*") if p.is_file() and "engines" not in p.parts)
+        return {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+    assert digests(again) == digests(random_dit_bundle)
+
+
+def test_a_weight_changed_by_one_percent_fails_the_gate(
+    random_dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control: torch keeps the true weight, the graph gets another."""
+
+    def verify_after_a_change(
+        source: Source,
+        step: FusedStep,
+        graphs: Mapping[str, GraphBytes],
+        tables: tuple[SolverTable, ...],
+        bounds: Bounds,
+    ) -> Verified:
+        linears = (module for module in step.denoise.modules() if isinstance(module, nn.Linear))
+        with torch.no_grad():
+            max(linears, key=lambda module: module.weight.numel()).weight.mul_(1.01)
+        return verify_graphs(source, step, graphs, tables, bounds)
+
+    monkeypatch.setattr("export.pipeline.verify_graphs", verify_after_a_change)
+    with pytest.raises(ParityError, match=r"denoise/prediction: relative_l2 is .*, must be at most 1e-05"):
+        export_bundle(ExportOptions(source=str(random_dit), output=tmp_path / "bundle", steps=(2,)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missed_image_bound_fails_the_gate_and_keeps_the_old_bundle(random_dit: Path, tmp_path: Path) -> None:
+    options = ExportOptions(source=str(random_dit), output=tmp_path / "bundle", steps=(2,))
+    export_bundle(options)
+    before = (tmp_path / "bundle" / "manifest.json").read_bytes()
+    impossible = Bounds(relative_l2=1e-5, psnr_db=1000.0)
+    with pytest.raises(ParityError, match=r"trajectory/image: psnr_db is .*, must be at least 1000"):
+        export_bundle(ExportOptions(source=str(random_dit), output=tmp_path / "bundle", steps=(2,), bounds=impossible))
+    assert (tmp_path / "bundle" / "manifest.json").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_guidance_on_some_channels_and_fixed_variance_export_too(tmp_path: Path) -> None:
+    source = write_random_dit(tmp_path / "plain", learned_sigma=False, prediction="v_prediction")
+    manifest = export_bundle(ExportOptions(source=str(source), output=tmp_path / "bundle", steps=(2,)))
+    assert open_bundle(tmp_path / "bundle").parity().figures[0].holds
+    assert manifest.solvers["ddim"].settings["prediction_type"] == "v_prediction"
+
+
+@pytest.mark.parametrize("content", ["a file", "a directory"])
+def test_never_replaces_what_is_no_bundle(random_dit: Path, tmp_path: Path, content: str) -> None:
+    output = tmp_path / "mine"
+    if content == "a file":
+        output.write_text("precious")
+    else:
+        output.mkdir()
+        (output / "precious").write_text("precious")
+    with pytest.raises(SourceError, match="give --output a new path or an older bundle"):
+        export_bundle(ExportOptions(source=str(random_dit), output=output, steps=(2,)))
+    assert output.exists()
+
+
+def test_an_unknown_pipeline_is_refused_with_the_known_ones(random_dit: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(random_dit, tmp_path / "other")
+    (source / "model_index.json").write_text(json.dumps({"_class_name": "KandinskyPipeline"}))
+    with pytest.raises(SourceError, match=r"pipeline class 'KandinskyPipeline' is not known; known: DiTPipeline"):
+        export_bundle(ExportOptions(source=str(source), output=tmp_path / "bundle"))
+
+
+def test_kill_at_any_moment_leaves_no_bundle_or_the_old_one(
+    random_dit: Path, random_dit_bundle: Path, tmp_path: Path, python_path: dict[str, str]
+) -> None:
+    """kill -9 at moments spread over the phases; tests/export/test_stage.py does it to the rename itself."""
+    bundle = shutil.copytree(random_dit_bundle, tmp_path / "bundle")
+    before = (bundle / "manifest.json").read_bytes()
+    command = [sys.executable, "-m", "export", str(random_dit), "--output", str(bundle), "--steps", "2"]
+    for phase in ("load", "probe", "trace", "verify"):
+        process = subprocess.Popen(command, env=python_path, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith(phase):
+                break
+        else:
+            pytest.fail(f"the export never reported {phase}")
+        time.sleep(0.02)
+        process.kill()
+        process.wait()
+        process.stderr.close()
+        open_bundle(bundle)  # whole, every hash right
+        assert (bundle / "manifest.json").read_bytes() == before or phase == "verify"
