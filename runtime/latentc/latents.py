@@ -20,16 +20,20 @@ def latents_from_file(path: Path, latent: Latent) -> npt.NDArray[np.float32]:
             rest = file.read(1)
     except OSError as error:
         raise RequestError(f"--latents {path}: cannot be read: {error.strerror}") from None
-    except (ValueError, EOFError, MemoryError, SyntaxError) as error:
+    except Exception as error:
+        # numpy reads the header as Python source: what a damaged one raises has no common base (TokenError, ...)
         raise RequestError(f"--latents {path}: is no whole .npy file of numbers ({str(error)[:120]})") from None
+    if rest:
+        raise RequestError(f"--latents {path}: has bytes after the array; expected one array, as numpy.save writes it")
     shape = (latent.channels, latent.height, latent.width)
-    if values.ndim != 4 or values.shape[1:] != shape or len(values) == 0 or rest:
+    if values.ndim != 4 or values.shape[1:] != shape or len(values) == 0:
         raise RequestError(
             f"--latents {path}: has shape {list(values.shape)}, expected [B, {', '.join(map(str, shape))}]"
         )
     if values.dtype not in (np.float16, np.float32, np.float64):
         raise RequestError(f"--latents {path}: has type {values.dtype}, expected float32")
-    converted = np.ascontiguousarray(values, np.float32)
+    with np.errstate(over="ignore"):  # becomes an infinity, which is refused below
+        converted = np.ascontiguousarray(values, np.float32)
     if not np.isfinite(converted).all():
         raise RequestError(f"--latents {path}: holds a NaN or an infinity")
     return converted

@@ -1,0 +1,116 @@
+"""The ONNX Runtime backend: in-place binding, and no way for a model to read a file that was not hashed."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from latentc.backends.onnxruntime import HostBuffer, OnnxRuntimeBackend
+from latentc.bundle import GraphBytes, open_bundle
+from latentc.errors import BackendError
+
+COUNT = 256
+SECRET, LISTED = 7.0, 3.0
+
+
+@pytest.fixture(scope="module")
+def backend() -> OnnxRuntimeBackend:
+    return OnnxRuntimeBackend(threads=1)
+
+
+def external(location: str) -> onnx.TensorProto:
+    proto = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[COUNT], data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", location), ("offset", "0"), ("length", str(4 * COUNT))):
+        proto.external_data.add(key=key, value=value)
+    return proto
+
+
+def graph_with_weights(location: str, where: str) -> bytes:
+    """y = x + w, with w external: a plain initialiser, in a nested graph, or the value of a Constant."""
+    weights, z = external(location), helper.make_tensor_value_info("z", TensorProto.FLOAT, [COUNT])
+    nodes, initialisers = [], []
+    if where == "initialiser":
+        nodes, initialisers = [helper.make_node("Identity", ["w"], ["z"])], [weights]
+    elif where == "constant":
+        nodes = [helper.make_node("Constant", [], ["z"], value=weights)]
+    else:
+        inner = [helper.make_node("Identity", ["w"], ["z"])]
+        branch = helper.make_graph(inner, "branch", [], [z], [weights])
+        if where == "nested constant":
+            branch = helper.make_graph([helper.make_node("Constant", [], ["z"], value=weights)], "branch", [], [z])
+        true = helper.make_node("Constant", [], ["true"], value=helper.make_tensor("t", TensorProto.BOOL, [], [True]))
+        nodes = [true, helper.make_node("If", ["true"], ["z"], then_branch=branch, else_branch=branch)]
+    nodes.append(helper.make_node("Add", ["x", "z"], ["y"]))
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [COUNT]) for name in "xy")
+    graph = helper.make_graph(nodes, "g", [x], [y], initialisers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model.SerializeToString()
+
+
+def run(backend: OnnxRuntimeBackend, model: bytes) -> float:
+    weights = np.full(COUNT, LISTED, np.float32).tobytes()
+    engine = backend.load_graph(GraphBytes("g", memoryview(model), "g.weights", memoryview(weights)))
+    x, y = backend.buffer((COUNT,), np.float32), backend.buffer((COUNT,), np.float32)
+    engine.bind("x", x)
+    engine.bind("y", y)
+    engine.run()
+    return float(y.array[0])
+
+
+@pytest.mark.parametrize("where", ["initialiser", "constant"])
+def test_listed_weights_are_read_from_memory(backend: OnnxRuntimeBackend, where: str) -> None:
+    assert run(backend, graph_with_weights("g.weights", where)) == LISTED
+
+
+@pytest.mark.parametrize("where", ["initialiser", "constant", "nested initialiser", "nested constant"])
+def test_no_model_can_name_another_file(
+    backend: OnnxRuntimeBackend, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret, here = tmp_path / "secret.bin", tmp_path / "here"
+    secret.write_bytes(np.full(COUNT, SECRET, np.float32).tobytes())
+    here.mkdir()
+    (here / "beside.bin").write_bytes(secret.read_bytes())
+    (here / "link.bin").symlink_to(secret)
+    monkeypatch.chdir(here)  # from bytes, ONNX Runtime would look in the working directory
+    locations = ["beside.bin", "./beside.bin", "../secret.bin", str(secret), "link.bin", "../here/beside.bin", "none"]
+    for location in [*locations, "*/_ORT_MEM_ADDR_/*", f"../../../../../../../../..{secret}"]:
+        with pytest.raises(BackendError, match="graph g cannot be loaded"):
+            run(backend, graph_with_weights(location, where))
+
+
+def test_the_output_is_written_in_place(backend: OnnxRuntimeBackend, pristine: Path) -> None:
+    engine = backend.load_graph(open_bundle(pristine).graph("decode"))
+    history = backend.buffer((3, 1, 4, 4, 4), np.float32)
+    history.view(1).write(np.ones((1, 4, 4, 4), np.float32))
+    assert history.array[1].all()
+    assert not history.array[[0, 2]].any()
+    row = backend.buffer((3,), np.float32)
+    row.write(np.array([0, 1, 0], np.float32))
+    pictures = backend.buffer((2, 1, 3, 8, 8), np.float32)
+    engine.bind("history", history)
+    engine.bind("output_row", row)
+    for i in range(2):  # the same name bound again moves the pointer
+        engine.bind("image", pictures.view(i))
+        engine.run()
+    assert pictures.array.any()
+    np.testing.assert_array_equal(pictures.array[0], pictures.array[1])
+
+
+def test_binding_mistakes_are_named(backend: OnnxRuntimeBackend, pristine: Path) -> None:
+    engine = backend.load_graph(open_bundle(pristine).graph("decode"))
+    with pytest.raises(BackendError, match="graph decode has no tensor x; it has history, image, output_row"):
+        engine.bind("x", backend.buffer((1,), np.float32))
+    with pytest.raises(BackendError, match="nothing bound to history, image, output_row"):
+        engine.run()
+    with pytest.raises(ValueError, match=r"expected shape \[2\], got \[1\]"):
+        backend.buffer((2,), np.float32).write(np.ones(1, np.float32))
+    with pytest.raises(TypeError):
+        HostBuffer(np.zeros(2, np.float32)).write(np.ones(2, np.float64))
+
+
+def test_a_graph_that_is_no_graph_is_one_line(backend: OnnxRuntimeBackend) -> None:
+    with pytest.raises(BackendError) as caught:
+        backend.load_graph(GraphBytes("bad", memoryview(b"not onnx"), "w", memoryview(b"")))
+    assert "\n" not in str(caught.value)

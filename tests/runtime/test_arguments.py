@@ -1,0 +1,34 @@
+"""The flags are a promise: this is the whole list. Changing it is changing the interface."""
+
+import argparse
+
+from latentc.arguments import parser
+
+FLAGS = {
+    "sample": [
+        "--backend", "--batch", "--cfg-scale", "--guidance", "--height", "--help", "--json", "--label", "--latents",
+        "--negative-prompt", "--no-metadata", "--output", "--prompt", "--seed", "--separate", "--solver", "--steps",
+        "--threads", "--width", "-H", "-W", "-b", "-h", "-n", "-o", "-p", "-s", "BUNDLE",
+    ],
+    "build": ["--backend", "--force", "--help", "--json", "--threads", "-h", "BUNDLE"],
+    "inspect": ["--help", "--json", "-h", "BUNDLE"],
+    "verify": ["--backend", "--help", "--json", "--threads", "-h", "BUNDLE"],
+}  # fmt: skip
+
+
+def test_flags_are_frozen() -> None:
+    top = parser()
+    commands = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
+    found = {
+        name: sorted(flag for action in command._actions for flag in action.option_strings or [str(action.metavar)])
+        for name, command in commands.choices.items()
+    }
+    assert found == FLAGS
+    assert sorted(flag for action in top._actions for flag in action.option_strings) == ["--help", "--version", "-h"]
+
+
+def test_flags_are_not_guessed_from_their_beginnings() -> None:
+    top = parser()
+    assert not top.allow_abbrev
+    commands = next(a for a in top._actions if isinstance(a, argparse._SubParsersAction))
+    assert not any(command.allow_abbrev for command in commands.choices.values())
