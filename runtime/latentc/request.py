@@ -67,8 +67,9 @@ def _refuse_unused(manifest: Manifest, asked: Asked) -> None:
 def _label(manifest: Manifest, given: str | None) -> tuple[str, int]:
     """The name and number of a label that is given by either; names come first."""
     labels = manifest.conditioning.labels
+    names = sorted(labels, key=lambda name: labels[name])
     if given is None:
-        raise RequestError(f"which one? give --label NAME: {_listed(sorted(labels))}")
+        raise RequestError(f"which one? give --label NAME: {_listed(names)}")
     if given in labels:
         return given, labels[given]
     numbers = {number: name for name, number in reversed(labels.items())}
@@ -77,7 +78,7 @@ def _label(manifest: Manifest, given: str | None) -> tuple[str, int]:
         if int(given) in numbers:
             return numbers[int(given)], int(given)
         raise RequestError(f"no label {given}; numbers are {min(numbers)} to {max(numbers)}")
-    raise RequestError(f"no label {given!r}; {_nearest(given, sorted(labels))}")
+    raise RequestError(f"no label {given!r}; {_nearest(given, names)}")
 
 
 def _table(manifest: Manifest, solver: str | None, steps: int | None) -> Table:

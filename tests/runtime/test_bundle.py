@@ -8,11 +8,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-
 from latentc import bundle as module
 from latentc.bundle import open_bundle
 from latentc.errors import BundleError
 from latentc.schema import SCHEMA_VERSION, FileRecord, Manifest
+
 from tests.runtime import toy
 
 
@@ -126,8 +126,8 @@ def test_the_schema_is_strict(bundle: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["../secret", "/etc/hostname", "graphs/../../secret", "./parity.json", "graphs//x", "a\\b", "", "graphs/", ".hidden",
-     "engines/x/engine.json", "manifest.json", "manifest.json.sha256", "a\nb", "graphs/..", "ü"],
+    ["../secret", "/etc/hostname", "graphs/../../secret", "./parity.json", "graphs//x", "a\\b", "", "graphs/",
+     ".hidden", "engines/x/engine.json", "manifest.json", "manifest.json.sha256", "a\nb", "graphs/..", "ü"],
 )  # fmt: skip
 def test_only_plain_paths_inside_are_listed(bundle: Path, path: str) -> None:
     (bundle.parent / "secret").write_text("secret")

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from latentc import __version__
 from latentc.cli import main
 from latentc.trajectory import noise_from_seed
+from PIL import Image
+
 from tests.runtime import toy
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-
 from latentc.backends import open_backend
 from latentc.backends.onnxruntime import OnnxRuntimeBackend
 from latentc.backends.protocol import Backend
@@ -21,6 +20,7 @@ from latentc.errors import BundleError
 from latentc.sampler import sample
 from latentc.table import table_from_bundle
 from latentc.trajectory import noise_from_seed, trajectory_of_labels
+
 from tests.runtime import toy
 
 
@@ -116,7 +116,7 @@ def test_a_build_that_fails_leaves_the_old_engine(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(OnnxRuntimeBackend, "build_engine", full)
-    with pytest.raises(BundleError, match="engines cannot be written to .*: No space left on device"):
+    with pytest.raises(BundleError, match=r"engines cannot be written to .*: No space left on device"):
         build_engines(open_bundle(bundle), backend)
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
     assert [path.name for path in (bundle / "engines").iterdir()] == [backend.target]

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-
 from latentc.errors import RequestError
 from latentc.latents import latents_from_file
 from latentc.schema import Latent

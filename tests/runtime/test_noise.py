@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-
 from latentc.errors import RequestError
 from latentc.noise import MAX_SEED, NormalStream
 

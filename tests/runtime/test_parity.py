@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-
 from latentc.parity import MAX_PSNR_DB, psnr_db, relative_l2
 from latentc.schema import Figure
 

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from latentc.errors import LatentcError
 from latentc.picture import grid, output_paths, parameters_text, quantise, write_png
+from PIL import Image
 
 
 def test_quantise_rounds_clips_and_moves_channels_last() -> None:

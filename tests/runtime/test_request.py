@@ -4,10 +4,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-
 from latentc.errors import RequestError
 from latentc.request import Asked, resolve
 from latentc.schema import LabelConditioning, Manifest
+
 from tests.runtime import toy
 
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from latentc.backends import open_backend
 from latentc.bundle import open_bundle
 from latentc.sampler import Sampling, sample
 from latentc.table import table_from_bundle
 from latentc.trajectory import noise_from_seed, trajectory_of_labels
+
 from tests.runtime import toy
 
 SHAPE = (2, toy.CHANNELS, toy.SIZE, toy.SIZE)

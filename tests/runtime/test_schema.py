@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 
 import msgspec
-
 from latentc.schema import SCHEMA_VERSION, Manifest, Parity
 
 SNAPSHOT = Path(__file__).with_name("manifest.schema.json")

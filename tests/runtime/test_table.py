@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
-
 from latentc.bundle import open_bundle
 from latentc.errors import BundleError
 from latentc.table import SolverTable, table_from_bundle
+from safetensors.numpy import save_file
+
 from tests.runtime import toy
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import latentc
 
 PACKAGE = Path(latentc.__file__).parent
-FORBIDDEN = ["torch", "diffusers", "transformers", "accelerate", "onnx", "onnx_ir", "onnxscript", "safetensors", "scipy",
-             "export", "models", "benchmarks"]  # fmt: skip
+FORBIDDEN = [
+    "torch", "diffusers", "transformers", "accelerate", "onnx", "onnx_ir", "onnxscript", "safetensors", "scipy",
+    "export", "models", "benchmarks",
+]  # fmt: skip
 
 
 def modules() -> list[str]:

@@ -12,10 +12,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx
+from latentc import schema
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
-
-from latentc import schema
 
 CHANNELS, SIZE, SCALE = 4, 4, 2
 LABELS = {"cat": 0, "dog": 1, "food-fruit": 2, "fruit": 2}

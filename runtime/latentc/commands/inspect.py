@@ -1,5 +1,6 @@
 """latentc inspect: what a bundle holds, and what each of its stages costs."""
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,9 +78,11 @@ def _lines(report: Report) -> list[str]:
         ("image", f"{image.width}x{image.height}, latents {latent.channels}x{latent.height}x{latent.width}"),
         ("defaults", f"{defaults.solver}, {defaults.steps} steps, cfg scale {defaults.cfg_scale:g}"),
         ("engines", ", ".join(report.engines) or "none; latentc build makes them"),
-        ("labels", _labels(report.conditioning.labels)),
     ]
     lines = [f"{name:<12}{value}" for name, value in facts]
+    lines += textwrap.wrap(
+        _labels(report.conditioning.labels), 108, initial_indent=f"{'labels':<12}", subsequent_indent=" " * 12
+    )
     lines += ["", *_columns(["solver", "scheduler", "steps (calls, noise draws where they differ)"], _solvers(report))]
     rows = [
         [name, f"once a {g.runs_once_per}", f"{g.nodes}", _count(g.parameters), _bytes(g.weight_bytes), _count(g.flops)]
@@ -108,6 +111,8 @@ def _solvers(report: Report) -> list[list[str]]:
 
 
 def _labels(labels: dict[str, int]) -> str:
+    if all(name == str(number) for name, number in labels.items()):
+        return f"{len(labels)} without names: {min(labels.values())} to {max(labels.values())}"
     return ", ".join(f"{name} ({number})" for name, number in sorted(labels.items(), key=lambda item: item[1]))
 
 

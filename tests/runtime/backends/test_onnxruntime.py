@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
-
 from latentc.backends.onnxruntime import HostBuffer, OnnxRuntimeBackend
 from latentc.bundle import GraphBytes, open_bundle
 from latentc.errors import BackendError
+from onnx import TensorProto, helper
 
 COUNT = 256
 SECRET, LISTED = 7.0, 3.0

@@ -1,7 +1,6 @@
 """Backends by name: auto, unknown ones, and ones that are not installed."""
 
 import pytest
-
 from latentc import backends
 from latentc.errors import BackendError
 
