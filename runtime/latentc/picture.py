@@ -1,15 +1,14 @@
 """Pictures: from the decoder's floats to PNG files that appear whole or not at all."""
 
-import io
 import os
 import secrets
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, PngImagePlugin
 
 from latentc.errors import LatentcError
+from latentc.png import png_from_pixels
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -59,15 +58,11 @@ def output_paths(output: Path, count: int, separate: bool) -> list[Path]:
 
 def write_png(path: Path, pixels: Pixels, parameters: str | None) -> None:
     """Writes uint8 [H, W, 3], with `parameters` as the text chunk of that name; by rename, never half."""
-    info = PngImagePlugin.PngInfo()
-    if parameters is not None:
-        info.add_text("parameters", parameters)  # Pillow makes it an iTXt chunk where Latin-1 does not do
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "PNG", pnginfo=info)
+    encoded = png_from_pixels(pixels, {} if parameters is None else {"parameters": parameters})
     staged = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")
     try:
         try:
-            staged.write_bytes(encoded.getbuffer())
+            staged.write_bytes(encoded)
             staged.replace(path)
         finally:
             staged.unlink(missing_ok=True)

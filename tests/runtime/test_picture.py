@@ -40,9 +40,20 @@ def test_grid_places_pictures_in_reading_order(count: int, rows: int, columns: i
         assert (cell == (i if i < count else 255)).all()
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (4, 4), (1, 7), (7, 1), (33, 65)])
+def test_pillow_reads_the_png_that_we_write(tmp_path: Path, shape: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    write_png(tmp_path / "a.png", pixels, None)
+    with Image.open(tmp_path / "a.png") as image:
+        image.verify()
+    with Image.open(tmp_path / "a.png") as image:
+        assert (image.format, image.mode, image.info) == ("PNG", "RGB", {})
+        np.testing.assert_array_equal(np.asarray(image), pixels)
+
+
 def test_png_holds_the_pixels_and_the_text(tmp_path: Path) -> None:
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-    for text in ("cat\nSteps: 4", "ü 猫\nSteps: 4", None):
+    for text in ("cat\nSteps: 4", "ü\nSteps: 4", "猫\nSteps: 4", None):
         write_png(tmp_path / "a.png", pixels, text)
         with Image.open(tmp_path / "a.png") as image:
             assert image.info.get("parameters") == text

@@ -1,7 +1,6 @@
 """The safetensors reader: equal to the package of that name on whole files, strict on all others."""
 
 import contextlib
-import contextlib
 import json
 from pathlib import Path
 
