@@ -2,7 +2,8 @@
 
 What is hashed is what is used: a file is opened once, without following links, mapped read-only, and
 the mapping that the hash was taken of is the one that `Bundle.view` hands out. A file that is replaced
-afterwards (by rename, as every writer of ours does) changes nothing for a running process.
+afterwards (by rename, as every writer of ours does) changes nothing for a running process; one that is
+overwritten in place does, as with every mapped file.
 
 The chain: manifest.json.sha256 holds the hash of manifest.json, which holds the hash and size of every
 other file but engines/. It finds accidents, in any bit; it is no signature, and a bundle from a

@@ -47,6 +47,8 @@ class Sampling:
         for call in range(self._calls):
             for name, rows in self._per_call.items():
                 self._denoise.bind(name, rows.view(call))
+            # This slot is part of the input, too, under the weight 0. An engine writes its output after it has
+            # combined its input; and whatever it read there in between would be finite, so 0 times it is 0.
             self._denoise.bind("prediction", self._history.view(1 + call))
             self._denoise.run()
             yield call + 1

@@ -28,9 +28,11 @@ def measured(bundle: Bundle, backend: Backend) -> Iterator[Figure]:
     """The figures of parity.json, measured again here; each is yielded when it is known."""
     parity = bundle.parity()
     references = tensors_from_bytes(bundle.view(parity.references), parity.references)
-    for figure in parity.figures:
-        if f"{figure.tensor.partition('/')[0]}" not in (*bundle.manifest.graphs, TRAJECTORY):
-            raise BundleError(f"{bundle.root}: parity.json names {figure.tensor}, which is of no graph")
+    compared = {figure.tensor.partition("/")[0] for figure in parity.figures}
+    expected = {*bundle.manifest.graphs, TRAJECTORY}
+    if compared != expected:  # a report that leaves something out would pass by silence
+        odd = ", ".join(sorted(compared ^ expected))
+        raise BundleError(f"{bundle.root}: parity.json must compare every graph and the trajectory; look at {odd}")
 
     plain = {name: backend.load_graph(bundle.graph(name), optimise=False) for name in bundle.manifest.graphs}
     yield from _components(parity, references, backend, plain, "torch and the graph, run node by node")

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from latentc import __version__
 from latentc.cli import main
+from latentc.schema import Figure, Parity
 from latentc.trajectory import noise_from_seed
 from PIL import Image
 
@@ -213,6 +215,31 @@ def test_verify_fails_for_nan(latentc: Latentc, bundle: Path) -> None:
     done = latentc("sample", bundle, "--label", "cat", "-o", bundle.parent / "a.png")
     assert (done.code, done.err.count("\n")) == (1, 1)
     assert not (bundle.parent / "a.png").exists()
+
+
+def test_a_report_that_compares_nothing_does_not_pass(latentc: Latentc, bundle: Path) -> None:
+    report = msgspec.json.decode((bundle / "parity.json").read_bytes(), type=Parity)
+    for figures, odd in (
+        ((), "decode, denoise, trajectory"),
+        (report.figures[1:], "denoise"),
+        (report.figures[:2], "trajec"),
+    ):
+        (bundle / "parity.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(report, figures=figures)))
+        toy.seal(bundle, toy.read_manifest(bundle))
+        done = latentc("verify", bundle)
+        assert (done.code, done.err.count("\n")) == (1, 1)
+        assert f"must compare every graph and the trajectory; look at {odd}" in done.err
+
+
+def test_verify_compares_the_noise_where_the_report_asks_for_it(latentc: Latentc, bundle: Path) -> None:
+    report = msgspec.json.decode((bundle / "parity.json").read_bytes(), type=Parity)
+    noise = Figure(tensor="trajectory/noise", measure="relative_l2", value=0, bound=1e-6, against="torch")
+    changed = msgspec.structs.replace(report, figures=(*report.figures, noise))
+    (bundle / "parity.json").write_bytes(msgspec.json.encode(changed))
+    toy.seal(bundle, toy.read_manifest(bundle))
+    done = latentc("verify", bundle)  # the toy's noise is numpy's, not torch's
+    assert done.code == 3
+    assert re.search(r"trajectory/noise: relative_l2 1\.\d+ is not <= 1e-06 \(torch's generator\)", done.err)
 
 
 def test_verify_names_every_damaged_file(latentc: Latentc, bundle: Path) -> None:

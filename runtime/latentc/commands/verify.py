@@ -76,10 +76,10 @@ def _hashed(options: Options) -> tuple[Bundle, list[str]]:
 
 
 def _words(figure: Figure) -> str:
-    sign = "<=" if figure.measure == "relative_l2" else ">="
-    return f"{figure.tensor}: {figure.measure} {figure.value:.3g} {sign} {figure.bound:g} ({figure.against})".replace(
-        sign, sign if figure.holds else f"is not {sign}"
-    )
+    """One comparison in words: tensor, measure, value, bound, and what it was compared with."""
+    relation = "<=" if figure.measure == "relative_l2" else ">="
+    held = relation if figure.holds else f"is not {relation}"
+    return f"{figure.tensor}: {figure.measure} {figure.value:.3g} {held} {figure.bound:g} ({figure.against})"
 
 
 def _say(options: Options, line: str) -> None:
