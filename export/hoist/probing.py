@@ -1,0 +1,110 @@
+"""Shapes of a graph at several bindings of its symbolic dims, and the ways to stack steps that follow from its inputs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from export.cost import model_with_static_shapes
+from export.hoist.classes import Classes, InputClass, ValueClass
+from export.hoist.rows import Kind, Stacking, kinds_of
+from export.hoist.sizes import Probe, evaluated, polynomial_of, symbols_in, symbols_of
+
+NUM_STEPS = 7  # of the stacked probe; with the sizes of a step below, no two products are equal
+STEP_SIZES = (2, 3, 5, 11)
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The graph at the caller's dims and at small, distinct ones for the rows."""
+
+    base: Probe
+    step: Probe  # the rows' symbols are small primes, all others as in base
+    wide: Probe  # as step, with all other symbols doubled
+
+
+def probes_of(model: ir.Model, inputs: Mapping[str, InputClass], dims: Mapping[str, int]) -> tuple[ir.Model, Probes]:
+    """The model bound by `dims`, and its probes."""
+    symbols = row_symbols(model, inputs)
+    step = {**dims, **dict(zip(symbols, STEP_SIZES, strict=False))}
+    wide = {name: size if name in symbols else 2 * size for name, size in step.items()}
+    static = model_with_static_shapes(model, dims)
+    return static, Probes(probe_of(static, dims), _probe(model, step), _probe(model, wide))
+
+
+def row_symbols(model: ir.Model, inputs: Mapping[str, InputClass]) -> list[str]:
+    """The symbolic dims of the schedule inputs, the leading one first."""
+    values = [value for value in model.graph.inputs if inputs.get(value.name or "") is InputClass.SCHEDULE]
+    ordered = sorted((axis, symbol) for value in values for symbol, axis in symbols_of(value).items())
+    return list(dict.fromkeys(symbol for _, symbol in ordered))[: len(STEP_SIZES)]
+
+
+def complete_shapes(model: ir.Model, probes: Probes) -> None:
+    """Fills dims that the trace left unknown with an expression that other traced dims have, where all probes agree."""
+    known = {
+        str(dim): polynomial
+        for node in model.graph
+        for value in node.outputs
+        for dim in (value.shape.dims if value.shape is not None else ())
+        if not isinstance(dim, int) and (polynomial := polynomial_of(dim)) is not None
+    } | {symbol: ((symbol,),) for value in model.graph.inputs for symbol in symbols_of(value)}
+    known = {text: p for text, p in known.items() if symbols_in((p,)) <= set(probes.base.dims)}
+    bound = {tuple(evaluated(p, probe.dims) for probe in _all(probes)): text for text, p in reversed(known.items())}
+    for node in model.graph:
+        for value in node.outputs:
+            shapes = [probe.shapes.get(value.name or "") for probe in _all(probes)]
+            if any(shape is None for shape in shapes) or (value.shape is not None and not value.shape.has_unknown_dim()):
+                continue
+            columns = list(zip(*(shape for shape in shapes if shape is not None), strict=True))
+            dims = [column[0] if len(set(column)) == 1 else bound.get(column) for column in columns]
+            value.shape = ir.Shape(dims)
+
+
+def stackings_of(model: ir.Model, classes: Classes, probes: Probes, *, equal_rows: bool) -> list[Stacking]:
+    """The ways to run all steps at once; none if the schedule inputs have no common leading symbol.
+
+    `equal_rows` says that all items of a schedule input are equal within a step, as a timestep is for every image: then
+    one row a step is enough for what depends on the timestep alone.
+    """
+    inputs = [value for value in model.graph.inputs if classes[value] is ValueClass.SCHEDULE]
+    leading = {value.shape.dims[0] if value.shape is not None and len(value.shape) else None for value in inputs}
+    symbols = row_symbols(model, classes.inputs)
+    if len(leading) != 1 or not symbols or leading != {ir.SymbolicDim(symbols[0])}:
+        return []
+    first, step = symbols[0], dict(probes.step.dims)
+    every = _probe(model, {**step, first: step[first] * NUM_STEPS})
+    stacked = Stacking(step, probes.step, every, NUM_STEPS, 0, first, frozenset((first,)), timestep_only=False)
+    kinds = kinds_of(model, classes, stacked)
+    lengths = {
+        probes.step.shapes[value.name or ""][0]
+        for value, kind in kinds.of.items()
+        if kind is Kind.ROWS and classes[value] is ValueClass.SCHEDULE and not value.is_graph_input()
+    }
+    ways = [
+        Stacking(step, probes.step, every, NUM_STEPS, rows, first, frozenset((first,)), timestep_only=False)
+        for rows in sorted(lengths, reverse=True)
+    ]
+    if equal_rows:
+        single = {**step, **dict.fromkeys(symbols, 1)}
+        one, every = _probe(model, single), _probe(model, {**single, first: NUM_STEPS})
+        ways.append(Stacking(step, one, every, NUM_STEPS, 1, first, frozenset(symbols), timestep_only=True))
+    return ways
+
+
+def probe_of(static: ir.Model, dims: Mapping[str, int]) -> Probe:
+    """The shapes of all values of `static`, which is a model bound by `dims`."""
+    values = [*static.graph.inputs, *(value for node in static.graph for value in node.outputs)]
+    shapes = {
+        value.name or "": tuple(value.shape.numpy())
+        for value in values
+        if value.shape is not None and value.shape.is_static()
+    }
+    return Probe(dims, shapes)
+
+
+def _probe(model: ir.Model, dims: Mapping[str, int]) -> Probe:
+    return probe_of(model_with_static_shapes(model, dims), dims)
+
+
+def _all(probes: Probes) -> tuple[Probe, Probe, Probe]:
+    return probes.base, probes.step, probes.wide
