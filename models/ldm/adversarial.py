@@ -1,4 +1,4 @@
-"""The GAN of stage 1: PatchGAN discriminator (arXiv 1611.07004), hinge loss, and the adaptive weight of VQGAN and LDM."""
+"""The GAN of stage 1: PatchGAN discriminator (arXiv 1611.07004), hinge loss, adaptive weight of VQGAN and LDM."""
 
 from __future__ import annotations
 

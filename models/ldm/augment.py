@@ -22,7 +22,10 @@ def pixels_from_uint8(images: torch.Tensor) -> torch.Tensor:
 
 
 def shifted(images: torch.Tensor, offsets: torch.Tensor, limit: int) -> torch.Tensor:
-    """Move each picture by its (dy, dx) pixels, the border repeated. images (B, 3, S, S) float; offsets (B, 2) within ±limit."""
+    """Move each picture by its (dy, dx) pixels, the border repeated.
+
+    images (B, 3, S, S) float; offsets (B, 2) int64 within ±limit.
+    """
     if limit == 0:
         return images
     size = images.shape[-1]

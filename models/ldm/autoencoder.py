@@ -1,4 +1,4 @@
-"""The KL autoencoder of stage 1 as a module that trains: diffusers' AutoencoderKL, the noise of its posterior from outside.
+"""The KL autoencoder of stage 1 as a module that trains: diffusers' AutoencoderKL, the posterior's noise from outside.
 
 B batch · S side in pixels · C latent channels · s = S / 2^(levels-1)
 """

@@ -38,7 +38,12 @@ def write_directory(pipe: DiTPipeline, classes: tuple[str, ...], folder: Path) -
 
 
 def drawn(
-    pipe: DiTPipeline, labels: list[int], seed: int, num_steps: int = NUM_STEPS, guidance: float = GUIDANCE, batch: int = 64
+    pipe: DiTPipeline,
+    labels: list[int],
+    seed: int,
+    num_steps: int = NUM_STEPS,
+    guidance: float = GUIDANCE,
+    batch: int = 64,
 ) -> torch.Tensor:
     """One picture a label, (N, 3, S, S) float32 in [-1, 1]; picture i starts from the noise of seed + i."""
     pipe.set_progress_bar_config(disable=True)

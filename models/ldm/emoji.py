@@ -63,7 +63,7 @@ def emoji_from_list(path: Path = LIST_PATH) -> list[Emoji]:
 
 
 def is_held_out(key: str, percent: int = HELD_OUT_PERCENT) -> bool:
-    """Whether a picture belongs to the held-out split: a hash of its key, so no change of the data moves another one."""
+    """Whether a picture is in the held-out split: by a hash of its key, so that no change of the data moves another."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % 100 < percent
 
 
@@ -73,10 +73,13 @@ class EmojiRenderer:
     def __init__(self, size: int, font_path: Path = FONT_PATH) -> None:
         if not font_path.is_file():
             raise DataError(
-                f"{font_path} is missing: install the Debian package fonts-noto-color-emoji, or give pictures with --data DIR"
+                f"{font_path} is missing: install the Debian package fonts-noto-color-emoji, "
+                "or give pictures with --data DIR"
             )
         if not features.check("raqm"):
-            raise DataError("Pillow has no raqm layout and cannot shape emoji sequences: install the Debian package libraqm0")
+            raise DataError(
+                "Pillow has no raqm layout and cannot shape emoji sequences: install the Debian package libraqm0"
+            )
         self.size = size
         self._font = ImageFont.truetype(str(font_path), GLYPH_SIZE, layout_engine=ImageFont.Layout.RAQM)
         self._advance = self._font.getlength("\N{GRINNING FACE}")

@@ -1,4 +1,4 @@
-"""What a run leaves behind while it runs: metrics as JSON lines, grids as PNG, and a checkpoint that is whole or absent."""
+"""What a run leaves behind: metrics as JSON lines, grids as PNG, and a checkpoint that is whole or absent."""
 
 from __future__ import annotations
 

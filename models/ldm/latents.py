@@ -34,7 +34,9 @@ def encoded(vae: AutoencoderKL, pixels: torch.Tensor, batch: int = 64) -> torch.
     return torch.cat([vae.encode(part.to(vae.device)).latent_dist.mode().float().cpu() for part in pixels.split(batch)])
 
 
-def cache_latents(vae: AutoencoderKL, pictures: Pictures, versions: int, shift: int, seed: int, path: Path) -> CachedLatents:
+def cache_latents(
+    vae: AutoencoderKL, pictures: Pictures, versions: int, shift: int, seed: int, path: Path
+) -> CachedLatents:
     """Encode `versions` augmentations of each picture, the first one plain; kept at `path` for the next start."""
     state = load_state(path)
     if state is not None:

@@ -14,7 +14,25 @@ from torch import nn
 from torch.nn import functional
 
 # VGG16 up to relu5_3: output channels of each 3x3 convolution, "M" for a max pooling. LPIPS taps before each pooling.
-VGG16_LAYOUT: tuple[int | str, ...] = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512)
+VGG16_LAYOUT: tuple[int | str, ...] = (
+    64,
+    64,
+    "M",
+    128,
+    128,
+    "M",
+    256,
+    256,
+    256,
+    "M",
+    512,
+    512,
+    512,
+    "M",
+    512,
+    512,
+    512,
+)
 TAP_CHANNELS = (64, 128, 256, 512, 512)
 
 
@@ -46,7 +64,10 @@ class LaplacianPyramidDistance(nn.Module):
 
 
 class LearnedPerceptualDistance(nn.Module):
-    """LPIPS v0.1 with VGG16, from the state dicts of torchvision's vgg16 (`features.N.*`) and lpips' vgg.pth (`linN.model.1.weight`)."""
+    """LPIPS v0.1 with VGG16.
+
+    Takes the state dicts of torchvision's vgg16 (`features.N.*`) and of lpips' vgg.pth (`linN.model.1.weight`).
+    """
 
     mean: torch.Tensor
     std: torch.Tensor
@@ -73,7 +94,9 @@ class LearnedPerceptualDistance(nn.Module):
         for index, width in enumerate(TAP_CHANNELS):
             key = f"lin{index}.model.1.weight"
             if key not in linear or tuple(linear[key].shape) != (1, width, 1, 1):
-                raise ValueError(f"the LPIPS weights lack {key} of shape (1, {width}, 1, 1): give vgg.pth of lpips v0.1")
+                raise ValueError(
+                    f"the LPIPS weights lack {key} of shape (1, {width}, 1, 1): give vgg.pth of lpips v0.1"
+                )
             self.register_buffer(f"linear_{index}", linear[key].float())
         # The shift and scale of lpips' ScalingLayer: ImageNet statistics in the range [-1, 1].
         self.register_buffer("mean", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1))

@@ -19,7 +19,18 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"})
 
 # A mirrored picture of these classes means something else, or nothing: script, directions, clocks, countries, maps.
 UNFLIPPABLE = frozenset(
-    {"arrow", "alphanum", "keycap", "flag", "country-flag", "subdivision-flag", "time", "math", "punctuation", "currency"}
+    {
+        "arrow",
+        "alphanum",
+        "keycap",
+        "flag",
+        "country-flag",
+        "subdivision-flag",
+        "time",
+        "math",
+        "punctuation",
+        "currency",
+    }
     | {"av-symbol", "other-symbol", "transport-sign", "warning", "zodiac", "religion", "gender", "place-map", "money"}
     | {"music", "award-medal", "book-paper", "office", "computer", "mail", "event", "game"}
 )
@@ -67,7 +78,7 @@ def pictures_from_emoji(size: int) -> Pictures:
 
 
 def pictures_from_folder(folder: Path, size: int) -> Pictures:
-    """Every picture in the sub-folders of `folder`, each sub-folder a class; on white, scaled and cropped to a square."""
+    """Every picture in the sub-folders of `folder`, each one a class; on white, cropped to a square."""
     if not folder.is_dir():
         raise DataError(f"--data {folder}: no such folder; give one that has a sub-folder of pictures for each class")
     paths = sorted(path for path in folder.glob("*/**/*") if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -87,7 +98,9 @@ def pictures_from_folder(folder: Path, size: int) -> Pictures:
 
 def load_split(config: DataConfig) -> Split:
     """The data of one run, split by the hash of each picture's key."""
-    source = pictures_from_emoji(config.size) if config.folder is None else pictures_from_folder(config.folder, config.size)
+    source = (
+        pictures_from_emoji(config.size) if config.folder is None else pictures_from_folder(config.folder, config.size)
+    )
     held_out = torch.tensor([is_held_out(key) for key in source.keys])
     if bool(held_out.all()) or not bool(held_out.any()):
         raise DataError(f"{len(source)} pictures are too few to hold some out: give at least a few dozen")

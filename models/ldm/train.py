@@ -86,7 +86,9 @@ def plan_from_arguments(arguments: list[str]) -> Plan:
     default = Plan()
     parser = argparse.ArgumentParser(prog="python -m models.ldm.train", description="Train the shipped model.")
     parser.add_argument("--stage", choices=("all", *STAGES), default="all", help="one stage, with what it builds on")
-    parser.add_argument("--data", type=Path, help="a folder with a sub-folder of pictures for each class (default: emoji)")
+    parser.add_argument(
+        "--data", type=Path, help="a folder with a sub-folder of pictures for each class (default: emoji)"
+    )
     parser.add_argument("--size", type=int, default=default.data.size, help="side of the pictures in pixels")
     parser.add_argument("--work", type=Path, default=default.work, help="checkpoints, metrics and grids")
     parser.add_argument("--output", type=Path, default=default.output, help="the DiTPipeline directory")
@@ -97,6 +99,9 @@ def plan_from_arguments(arguments: list[str]) -> Plan:
     parser.add_argument("--dit-batch", type=int, default=default.transformer.batch, help="per process")
     parser.add_argument("--lpips-vgg16", type=Path, help="torchvision's vgg16 weights; with --lpips-linear")
     parser.add_argument("--lpips-linear", type=Path, help="vgg.pth of lpips v0.1; with --lpips-vgg16")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the DiT with torch.compile: faster, needs a C++ compiler"
+    )
     parser.add_argument("--precision", choices=("bf16", "no"), default=default.precision)
     given = parser.parse_args(arguments)
     if given.size % 8:
@@ -114,7 +119,7 @@ def plan_from_arguments(arguments: list[str]) -> Plan:
             lpips_vgg16=given.lpips_vgg16,
             lpips_linear=given.lpips_linear,
         ),
-        transformer=replace(default.transformer, steps=given.dit_steps, batch=given.dit_batch),
+        transformer=replace(default.transformer, steps=given.dit_steps, batch=given.dit_batch, compile=given.compile),
         work=given.work,
         output=given.output,
         precision=given.precision,

@@ -1,7 +1,7 @@
-"""Stage 1 of LDM (arXiv 2112.10752, section 3.1): L1 + perceptual + KL, and from a start step on the patch discriminator.
+"""Stage 1 of LDM (arXiv 2112.10752, section 3.1): L1 + perceptual + KL, from a start step on the patch discriminator.
 
-Contract: `train_autoencoder` runs to `config.steps`, or goes on from the folder's last checkpoint; batches and noise depend
-only on (seed, step, rank), so that a resumed run ends in the same weights. It knows nothing of labels or of stage 2.
+Contract: `train_autoencoder` runs to `config.steps`, or goes on from the folder's last checkpoint; batches and noise
+depend only on (seed, step, rank), so that a resumed run ends in the same weights. It knows no labels, and no stage 2.
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def train_autoencoder(config: AutoencoderConfig, split: Split, folder: Path, acc
 
     steps = range(first_step, config.steps)
     began = time.perf_counter()
-    progress = tqdm(steps, initial=first_step, total=config.steps, desc=folder.name, disable=not accelerator.is_main_process)
+    progress = tqdm(
+        steps, initial=first_step, total=config.steps, desc=folder.name, disable=not accelerator.is_main_process
+    )
     for step in progress:
         factor = learning_rate_factor(step, config.warmup_steps, config.steps, config.decay_steps)
         set_learning_rate(players.optimiser, config.learning_rate * factor)
@@ -76,7 +78,7 @@ def train_autoencoder(config: AutoencoderConfig, split: Split, folder: Path, acc
         if not accelerator.is_main_process:
             continue
         if done % config.log_every == 0 or done == config.steps:
-            values = {name: round(float(value), 5) for name, value in metrics.items()}
+            values = {name: round(float(value.detach()), 5) for name, value in metrics.items()}
             seconds = round(time.perf_counter() - began, 1)
             append_metrics(folder / "metrics.jsonl", {"step": done, "seconds": seconds, **values})
             progress.set_postfix(l1=values["l1"])
@@ -129,21 +131,23 @@ def _train_step(
         players.discriminator_optimiser.zero_grad()
         accelerator.backward(discriminator_loss)
         players.discriminator_optimiser.step()
-        metrics |= {"discriminator": discriminator_loss.detach(), "real": real.mean().detach(), "fake": fake.mean().detach()}
+        metrics |= {"discriminator": discriminator_loss, "real": real.mean(), "fake": fake.mean()}
     return metrics
 
 
 def evaluate_autoencoder(
     vae: AutoencoderKL, images: torch.Tensor, accelerator: Accelerator, grid: Path | None = None
 ) -> dict[str, float]:
-    """Reconstruct (N, 3, S, S) uint8 pictures in float32: PSNR and sharpness, and a grid of originals above their copies."""
+    """Reconstruct (N, 3, S, S) uint8 pictures in float32: PSNR, sharpness, a grid of originals above copies."""
     training = vae.training
     vae.eval()
     pixels = pixels_from_uint8(images).to(accelerator.device)
     copies = reconstructed(vae, pixels)
     vae.train(training)
     if grid is not None:
-        rows = [torch.cat([pixels[k : k + 16], copies[k : k + 16]]) for k in range(0, min(64, len(images) // 16 * 16), 16)]
+        rows = [
+            torch.cat([pixels[k : k + 16], copies[k : k + 16]]) for k in range(0, min(64, len(images) // 16 * 16), 16)
+        ]
         save_grid(torch.cat(rows) if rows else copies, grid, columns=16)
     figures = {"psnr_db": psnr_db(pixels, copies), "sharpness": sharpness_ratio(pixels, copies)}
     return {name: round(value, 4) for name, value in figures.items()}
@@ -151,10 +155,10 @@ def evaluate_autoencoder(
 
 def measured_scaling_factor(latents: torch.Tensor) -> float:
     """1 / standard deviation over all elements of the latents, as LDM measures it (arXiv 2112.10752, appendix G)."""
-    value = 1.0 / latents.float().std().item()
-    if not math.isfinite(value):
-        raise ValueError("the latents are constant: the autoencoder of stage 1 has collapsed")
-    return value
+    deviation = latents.float().std().item()
+    if not (math.isfinite(deviation) and deviation > 0.0):
+        raise ValueError("the latents are constant or not finite: the autoencoder of stage 1 has collapsed")
+    return 1.0 / deviation
 
 
 def _save(players: Players, accelerator: Accelerator, step: int, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The denoiser of stage 2: diffusers' DiTTransformer2DModel, initialised as the DiT paper has it, and its noise schedule."""
+"""The denoiser of stage 2: diffusers' DiTTransformer2DModel, initialised as the paper has it, and its noise."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def initialise(transformer: DiTTransformer2DModel) -> None:
 
 
 def disable_label_dropout(transformer: DiTTransformer2DModel) -> None:
-    """Turn off the dropout inside each block: every block would drop other labels, so that no sample had none at all."""
+    """Turn off the dropout inside each block: each block drops other labels, and hardly a sample has none."""
     for module in transformer.modules():
         if isinstance(module, LabelEmbedding):
             module.dropout_prob = 0.0

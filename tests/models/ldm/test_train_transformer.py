@@ -1,0 +1,94 @@
+"""Stage 2: adaLN-Zero at the start, labels dropped once for all blocks, cached latents, a bit-exact resumed run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from diffusers.models.embeddings import LabelEmbedding
+
+from models.ldm.augment import generator_at
+from models.ldm.autoencoder import autoencoder_from_config
+from models.ldm.config import NULL_CLASS
+from models.ldm.journal import load_state
+from models.ldm.latents import CachedLatents, cache_latents
+from models.ldm.train_transformer import denoising_batch, train_transformer
+from models.ldm.transformer import noise_schedule, transformer_from_config
+from tests.models.ldm import tiny
+
+CLASSES = ("dots", "more, dots")
+
+
+@pytest.fixture
+def cached() -> CachedLatents:
+    values = torch.randn(2, 8, 4, 8, 8, generator=generator_at(0, 0))
+    return CachedLatents(values, torch.arange(8) % 2, 1.0)
+
+
+def test_every_block_starts_as_the_identity_and_the_output_as_zero():
+    transformer = transformer_from_config(tiny.TRANSFORMER, 4, 8)
+    latents, timesteps, labels = torch.randn(3, 4, 8, 8), torch.tensor([0, 500, 999]), torch.tensor([0, 1, NULL_CLASS])
+    assert transformer(latents, timestep=timesteps, class_labels=labels).sample.abs().max() == 0
+    hidden = torch.randn(3, 16, 8)
+    block = transformer.transformer_blocks[0]
+    assert torch.equal(block(hidden, timestep=timesteps, class_labels=labels), hidden)
+
+
+def test_no_block_drops_labels_by_itself():
+    transformer = transformer_from_config(tiny.TRANSFORMER, 4, 8).train()
+    embeddings = [module for module in transformer.modules() if isinstance(module, LabelEmbedding)]
+    assert len(embeddings) == tiny.TRANSFORMER.layers
+    for embedding in embeddings:
+        assert embedding.embedding_table.num_embeddings == NULL_CLASS + 1
+        found = embedding(torch.zeros(1_000, dtype=torch.int64))
+        assert (found == found[0]).all()
+
+
+def test_labels_are_dropped_at_the_stated_rate(cached: CachedLatents):
+    config = replace(tiny.TRANSFORMER, batch=4_000, label_dropout=0.1)
+    noisy, target, timesteps, labels = denoising_batch(config, cached, noise_schedule(config), generator_at(0, 0))
+    assert (labels == NULL_CLASS).float().mean().item() == pytest.approx(0.1, abs=0.02)
+    assert set(labels.tolist()) == {0, 1, NULL_CLASS}
+    assert noisy.shape == target.shape == (4_000, 4, 8, 8)
+    assert timesteps.min() >= 0
+    assert timesteps.max() <= 999
+
+
+def test_target_is_the_velocity(cached: CachedLatents):
+    config = tiny.TRANSFORMER
+    schedule = noise_schedule(config)
+    noisy, target, timesteps, _ = denoising_batch(config, cached, schedule, generator_at(0, 1))
+    alpha = schedule.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
+    sigma = (1 - schedule.alphas_cumprod[timesteps]).sqrt()[:, None, None, None]
+    clean = alpha * noisy - sigma * target  # Salimans & Ho, appendix D
+    distances = (clean[:, None] - cached.values.flatten(0, 1)).abs().amax(dim=(2, 3, 4)).amin(dim=1)
+    assert distances.max() < 1e-4
+
+
+def test_resumed_run_is_bit_exact(tmp_path: Path, cached: CachedLatents):
+    accelerator = Accelerator(cpu=True, mixed_precision="no")
+    vae = autoencoder_from_config(tiny.AUTOENCODER, 16).eval()
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    one = train_transformer(tiny.TRANSFORMER, cached, CLASSES, vae, whole, accelerator)
+    train_transformer(replace(tiny.TRANSFORMER, steps=2, decay_steps=0), cached, CLASSES, vae, halves, accelerator)
+    two = train_transformer(tiny.TRANSFORMER, cached, CLASSES, vae, halves, accelerator)
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[name]), name
+    state = load_state(whole / "state.pt")
+    assert state is not None
+    assert state["step"] == 4
+    assert state["transformer"]["proj_out_2.weight"].abs().max() > 0  # it was zero before the first step
+    assert (whole / "grid-000004.png").is_file()
+
+
+def test_latents_are_cached_at_unit_scale(tmp_path: Path):
+    vae = autoencoder_from_config(tiny.AUTOENCODER, 16)
+    pictures = tiny.pictures(8, seed=1)
+    first = cache_latents(vae, pictures, 2, 1, 0, tmp_path / "latents.pt")
+    assert first.values.shape == (2, 8, 4, 8, 8)
+    assert first.values.std().item() == pytest.approx(1.0, rel=1e-4)
+    assert not torch.equal(first.values[0], first.values[1])
+    again = cache_latents(vae, pictures, 2, 1, 0, tmp_path / "latents.pt")
+    assert torch.equal(first.values, again.values)
+    assert first.scaling_factor == again.scaling_factor
