@@ -31,6 +31,7 @@ PARITY = "parity.json"
 ENGINES = "engines"
 REQUIRED_GRAPHS = ("denoise", "decode")
 
+_MAX_NUMBER = 2**24  # of sizes, counts and labels: far above any model, and no product of them overflows
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_+=@-][A-Za-z0-9_.+=@-]*(/[A-Za-z0-9_+=@-][A-Za-z0-9_.+=@-]*)*")
 _SEAL = re.compile(rb"([0-9a-f]{64})  ([!-~]+)\n")
 
@@ -187,8 +188,9 @@ def _check_references(manifest: Manifest, root: Path) -> None:
             raise BundleError(f"{root}: the manifest refers to {file}, which it does not list")
     sizes = (*msgspec.structs.astuple(manifest.latent), *msgspec.structs.astuple(manifest.image))
     counts = [n for table in manifest.tables for n in (table.steps, table.calls, table.noise_draws + 1)]
-    if min(*sizes, *counts, 1) < 1 or min(manifest.conditioning.null_label, *manifest.conditioning.labels.values()) < 0:
-        raise BundleError(f"{root}: the manifest has a size, count or label below its least value")
+    numbers = (manifest.conditioning.null_label + 1, *(label + 1 for label in manifest.conditioning.labels.values()))
+    if not all(1 <= number < _MAX_NUMBER for number in (*sizes, *counts, *numbers)):
+        raise BundleError(f"{root}: the manifest has a size, count or label that is out of range")
     pairs = {(table.solver, table.steps) for table in manifest.tables}
     if (manifest.defaults.solver, manifest.defaults.steps) not in pairs:
         raise BundleError(f"{root}: the manifest has no table for its own defaults")

@@ -113,8 +113,9 @@ def test_the_schema_is_strict(bundle: Path) -> None:
         (lambda d: d["graphs"].pop("decode"), "no graph decode"),
         (lambda d: d["defaults"].update(steps=5), "no table for its own defaults"),
         (lambda d: d["solvers"].pop("heun"), "tables of heun but no such solver"),
-        (lambda d: d["latent"].update(width=0), "below its least value"),
-        (lambda d: d["conditioning"].update(null_label=-1), "below its least value"),
+        (lambda d: d["latent"].update(width=0), "out of range"),
+        (lambda d: d["conditioning"].update(null_label=-1), "out of range"),
+        (lambda d: d["conditioning"]["labels"].update(cat=2**64), "out of range"),
         (lambda d: d["files"].pop("parity.json"), "refers to parity.json, which it does not list"),
         (lambda d: d["graphs"]["decode"].update(file="graphs/none.onnx"), "refers to graphs/none.onnx"),
     ):

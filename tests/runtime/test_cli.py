@@ -254,6 +254,21 @@ def test_verify_names_every_damaged_file(latentc: Latentc, bundle: Path) -> None
     assert re.fullmatch(r"latentc: error: .*graphs/decode.onnx is damaged: .* \(and 1 more\); .*\n", done.err)
 
 
+@pytest.mark.parametrize(
+    ("part", "field", "value"),
+    [("latent", "channels", 5), ("latent", "height", 8), ("image", "height", 16), ("image", "width", 4)],
+)  # fmt: skip
+def test_sizes_that_are_not_the_graphs_own_are_one_line(
+    latentc: Latentc, bundle: Path, part: str, field: str, value: int
+) -> None:
+    manifest = toy.read_manifest(bundle)
+    changed = msgspec.structs.replace(getattr(manifest, part), **{field: value})
+    toy.seal(bundle, msgspec.structs.replace(manifest, **{part: changed}))
+    done = latentc("sample", bundle, "--label", "cat", "-b", 4, "-o", bundle.parent / "a.png")
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert re.search(r"graph (denoise|decode) cannot be run", done.err)
+
+
 @pytest.mark.parametrize("command", ["sample", "build", "inspect", "verify"])
 def test_every_command_refuses_a_damaged_bundle(latentc: Latentc, bundle: Path, command: str) -> None:
     flags = ("--label", "cat", "-o", bundle.parent / "a.png") if command == "sample" else ()

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from latentc.backends.onnxruntime import HostBuffer, OnnxRuntimeBackend
+from latentc.backends.protocol import Engine
 from latentc.bundle import GraphBytes, open_bundle
 from latentc.errors import BackendError
 from onnx import TensorProto, helper
@@ -95,6 +96,29 @@ def test_the_output_is_written_in_place(backend: OnnxRuntimeBackend, pristine: P
         engine.run()
     assert pictures.array.any()
     np.testing.assert_array_equal(pictures.array[0], pictures.array[1])
+
+
+def test_nothing_is_written_beyond_a_buffer(backend: OnnxRuntimeBackend) -> None:
+    def engine(source: int, result: int) -> Engine:
+        x, y = (helper.make_tensor_value_info(name, kind, ["n"]) for name, kind in (("x", source), ("y", result)))
+        graph = helper.make_graph([helper.make_node("Cast", ["x"], ["y"], to=result)], "g", [x], [y])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+        return backend.load_graph(GraphBytes("g", memoryview(model), "w", memoryview(b"")))
+
+    single, double = TensorProto.FLOAT, TensorProto.DOUBLE
+    for source, result, room in (
+        (double, single, 100),
+        (single, double, 100),
+        (double, double, 100),
+        (single, single, 50),
+    ):
+        memory = np.full(200, 7, np.float32)
+        mismatched = engine(source, result)
+        mismatched.bind("x", backend.buffer((100,), np.float32))
+        mismatched.bind("y", HostBuffer(memory[:room]))
+        with pytest.raises(BackendError, match="graph g cannot be run"):
+            mismatched.run()
+        assert (memory[room:] == 7).all()
 
 
 def test_binding_mistakes_are_named(backend: OnnxRuntimeBackend, pristine: Path) -> None:
