@@ -178,8 +178,8 @@ def _check_linear(table: SolverTable) -> None:
         guilty = [key for key in ("clip_sample", "thresholding") if config.get(key)]
         because = f"{' and '.join(guilty)} is on" if guilty else "its step depends on the data"
         raise NonLinearSolverError(
-            f"{name} ({type(table.solver.scheduler).__name__}) is not linear: {because} (a replay on other data differs "
-            f"by {float(np.nan_to_num(error, nan=np.inf).max()):.1e}); switch it off in scheduler_config.json, or take "
+            f"{name} ({type(table.solver.scheduler).__name__}) is not linear: {because} (a replay on other data "
+            f"differs by {float(np.nan_to_num(error, nan=np.inf).max()):.1e}); switch it off in scheduler_config.json, or take "
             f"another --solver"
         )
 

@@ -141,7 +141,8 @@ def _graph_record(name: str, graph: ir.Model, table: SolverTable) -> schema.Grap
 
 def _tensor_spec(value: ir.Value) -> schema.TensorSpec:
     assert value.name is not None, "a graph's inputs and outputs have names"
-    assert value.shape is not None and value.dtype is not None, f"{value.name} was traced without a type"
+    assert value.shape is not None, f"{value.name} was traced without a shape"
+    assert value.dtype is not None, f"{value.name} was traced without a type"
     dtypes: Mapping[ir.DataType, schema.DType] = {
         ir.DataType.FLOAT: "float32",
         ir.DataType.INT64: "int64",
