@@ -26,6 +26,7 @@ from export.passes.attention_keys import MergeReshapedTranspose
 from export.passes.decompose import DecomposeFunctions
 from export.passes.einsum_transpose import EinsumToTranspose
 from export.passes.folding import SMALL, fold_constants
+from export.passes.fuse_gelu import FuseTanhGelu
 from export.passes.opset import ConvertOpset
 from export.passes.sizes import FoldSizes
 from export.passes.weights import FoldWeightViews
@@ -73,10 +74,11 @@ def clean_graph(model: ir.Model, target: Target) -> ir.Model:
         early_stop=True,
     )(model)
 
-    # Phase 3: one node for what is computed twice, the target's opset, names and outputs in order.
+    # Phase 3: one node for what is computed twice, the target's operators and opset, names and outputs in order.
     ir.passes.Sequential(
         DeduplicateInitializersPass(size_limit=SMALL),
         CommonSubexpressionEliminationPass(),
+        FuseTanhGelu(target),
         ConvertOpset(OPSETS[target]),
         RemoveUnusedNodesPass(),
         RemoveUnusedOpsetsPass(),
