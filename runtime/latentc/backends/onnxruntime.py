@@ -1,8 +1,8 @@
 """ONNX Runtime on the CPU, with inputs read and outputs written in place.
 
 A model names the files that hold its weights, and a model out of a hostile bundle can name anything.
-Tried (tests/runtime/backends/test_onnxruntime_walls.py): loaded by path, onnxruntime 1.32 refuses
-"../x", absolute paths and links; 1.22 reads them all. So no model is loaded by path. It goes in as
+Tried (tests/runtime/backends/test_onnxruntime.py): loaded by path, onnxruntime 1.25 and 1.32 refuse
+"../x", absolute paths and links; 1.22 and 1.23 read them all. So no model is loaded by path. It goes in as
 bytes, with a closed table {weights file: bytes} in place of the disk; then any other name is "not found
 from the table user provided". One hole is left: nested graphs (If, Loop) do not use the table but the
 disk, relative to the working directory. It is closed by making that directory /dev/null, under which

@@ -111,10 +111,8 @@ def run(options: Options) -> None:
 
     pictures = list(pixels) if options.separate else [grid(pixels)]
     for position, (path, picture) in enumerate(zip(paths, pictures, strict=True)):
-        text = (
-            None if options.no_metadata else _parameters(bundle, request, seed, position if options.separate else None)
-        )
-        write_png(path, picture, text)
+        text = _parameters(bundle, request, seed, position if options.separate else None)
+        write_png(path, picture, None if options.no_metadata else text)
     stopwatch.lap("write")
 
     report = Report(
