@@ -32,10 +32,10 @@ class AutoencoderConfig:
     lpips_linear: Path | None = None  # vgg.pth of lpips v0.1
     adversarial: bool = True
     adversarial_start: int = 3_000
-    adversarial_weight: float = 0.5
+    adversarial_weight: float = 0.1  # LDM has 0.5, for pictures of 256 pixels and a larger decoder
     discriminator_channels: int = 32
     discriminator_layers: int = 2
-    steps: int = 4_200
+    steps: int = 3_800
     decay_steps: int = 2_000  # linear decay to zero over the last steps
     warmup_steps: int = 100
     batch: int = 16
@@ -57,6 +57,7 @@ class TransformerConfig:
     layers: int = 6
     patch: int = 2
     label_dropout: float = 0.1
+    class_balance: float = 0.5  # 0 draws all pictures alike, 1 all classes alike (a seventh of the emoji are flags)
     noise_steps: int = 1_000
     beta_start: float = 1e-4
     beta_end: float = 0.02

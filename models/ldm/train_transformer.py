@@ -43,7 +43,7 @@ def train_transformer(
     channels, side = cached.values.shape[2], cached.values.shape[-1]
     plain = transformer_from_config(config, channels, side)
     averaged = transformer_from_config(config, channels, side).eval().requires_grad_(False)
-    ema = EMAModel(plain.parameters(), decay=config.ema_decay)
+    ema = EMAModel(plain.parameters(), decay=config.ema_decay, foreach=True)
     optimiser = torch.optim.AdamW(plain.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     first_step = 0
     if (state := load_state(folder / "state.pt")) is not None:
@@ -54,6 +54,7 @@ def train_transformer(
     transformer, optimiser = accelerator.prepare(torch.compile(plain) if config.compile else plain, optimiser)
     ema.to(accelerator.device)
     schedule = noise_schedule(config)
+    weights = picture_weights(cached.labels, config.class_balance)
     if accelerator.is_main_process:
         write_config(config, folder / "config.json")
 
@@ -67,7 +68,7 @@ def train_transformer(
         factor = learning_rate_factor(step, config.warmup_steps, config.steps, config.decay_steps)
         set_learning_rate(optimiser, config.learning_rate * factor)
         generator = generator_at(config.seed, step, accelerator.process_index)
-        noisy, target, timesteps, labels = denoising_batch(config, cached, schedule, generator)
+        noisy, target, timesteps, labels = denoising_batch(config, cached, weights, schedule, generator)
         device = accelerator.device
         with attention_for(device):
             predicted = transformer(
@@ -106,13 +107,22 @@ def attention_for(device: torch.device) -> AbstractContextManager[object]:
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
+def picture_weights(labels: torch.Tensor, balance: float) -> torch.Tensor:
+    """How often each picture is drawn, (N,) summing to 1: by the size of its class to the power of -balance."""
+    weights = labels.bincount()[labels].double().pow(-balance)
+    return weights / weights.sum()
+
+
 def denoising_batch(
-    config: TransformerConfig, cached: CachedLatents, schedule: DDPMScheduler, generator: torch.Generator
+    config: TransformerConfig,
+    cached: CachedLatents,
+    weights: torch.Tensor,
+    schedule: DDPMScheduler,
+    generator: torch.Generator,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Noisy latents (B, C, s, s), target v (arXiv 2202.00512, app. D), timesteps (B,), labels (B,), some dropped."""
-    versions, count = cached.values.shape[:2]
-    chosen = torch.randint(count, (config.batch,), generator=generator)
-    version = torch.randint(versions, (config.batch,), generator=generator)
+    chosen = torch.multinomial(weights, config.batch, replacement=True, generator=generator)
+    version = torch.randint(len(cached.values), (config.batch,), generator=generator)
     clean = cached.values[version, chosen]  # (B, C, s, s)
     noise = torch.randn(clean.shape, generator=generator)
     timesteps = torch.randint(config.noise_steps, (config.batch,), generator=generator)

@@ -13,11 +13,12 @@ from models.ldm.autoencoder import autoencoder_from_config
 from models.ldm.config import NULL_CLASS
 from models.ldm.journal import load_state
 from models.ldm.latents import CachedLatents, cache_latents
-from models.ldm.train_transformer import denoising_batch, train_transformer
+from models.ldm.train_transformer import denoising_batch, picture_weights, train_transformer
 from models.ldm.transformer import noise_schedule, transformer_from_config
 from tests.models.ldm import tiny
 
 CLASSES = ("dots", "more, dots")
+WEIGHTS = torch.full((8,), 1 / 8)
 
 
 @pytest.fixture
@@ -47,7 +48,9 @@ def test_no_block_drops_labels_by_itself():
 
 def test_labels_are_dropped_at_the_stated_rate(cached: CachedLatents):
     config = replace(tiny.TRANSFORMER, batch=4_000, label_dropout=0.1)
-    noisy, target, timesteps, labels = denoising_batch(config, cached, noise_schedule(config), generator_at(0, 0))
+    noisy, target, timesteps, labels = denoising_batch(
+        config, cached, WEIGHTS, noise_schedule(config), generator_at(0, 0)
+    )
     assert (labels == NULL_CLASS).float().mean().item() == pytest.approx(0.1, abs=0.02)
     assert set(labels.tolist()) == {0, 1, NULL_CLASS}
     assert noisy.shape == target.shape == (4_000, 4, 8, 8)
@@ -55,10 +58,18 @@ def test_labels_are_dropped_at_the_stated_rate(cached: CachedLatents):
     assert timesteps.max() <= 999
 
 
+def test_rare_classes_are_drawn_more_often_than_their_share():
+    labels = torch.tensor([0] * 9 + [1])
+    for balance, share in ((0.0, 0.1), (0.5, 0.25), (1.0, 0.5)):  # 9 pictures of weight 1/3 against one of weight 1
+        weights = picture_weights(labels, balance)
+        assert weights.sum().item() == pytest.approx(1.0)
+        assert weights[9].item() == pytest.approx(share)
+
+
 def test_target_is_the_velocity(cached: CachedLatents):
     config = tiny.TRANSFORMER
     schedule = noise_schedule(config)
-    noisy, target, timesteps, _ = denoising_batch(config, cached, schedule, generator_at(0, 1))
+    noisy, target, timesteps, _ = denoising_batch(config, cached, WEIGHTS, schedule, generator_at(0, 1))
     alpha = schedule.alphas_cumprod[timesteps].sqrt()[:, None, None, None]
     sigma = (1 - schedule.alphas_cumprod[timesteps]).sqrt()[:, None, None, None]
     clean = alpha * noisy - sigma * target  # Salimans & Ho, appendix D
