@@ -166,7 +166,7 @@ def model_with_static_shapes(model: ir.Model, dims: Mapping[str, int]) -> ir.Mod
     while True:
         ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(clone)
         left = [value for value in traced if value.shape is None or not value.shape.is_static()]
-        if len(left) >= unknown:
+        if not left or len(left) >= unknown:
             return clone
         unknown = len(left)
         for value in left:

@@ -2,6 +2,7 @@
 
 from export.hoist.classes import InputClass, ValueClass
 from export.hoist.cost_model import CostModel
+from export.hoist.dump import write_dump
 from export.hoist.errors import (
     HoistError,
     NotALoopError,
@@ -32,4 +33,5 @@ __all__ = [
     "UnusedInputError",
     "ValueClass",
     "partition",
+    "write_dump",
 ]

@@ -62,10 +62,8 @@ class GraphBuilder:
             self.initializers[name] = _initializer(name, ir.tensor(np.array(numbers, np.int64), name=name))
         return self.initializers[name]
 
-    def sizes(
-        self, polynomials: Sequence[Polynomial], sources: Mapping[ir.Value, Mapping[str, int]]
-    ) -> ir.Value:
-        """An int64 vector of these sizes; `sources` gives, for some values, the axes that have a symbol as their size."""
+    def sizes(self, polynomials: Sequence[Polynomial], sources: Mapping[ir.Value, Mapping[str, int]]) -> ir.Value:
+        """An int64 vector of these sizes; `sources` gives the axes of some values that have a symbol as their size."""
         for polynomial in polynomials:
             if polynomial not in self._sizes:
                 self._sizes[polynomial] = self._size(polynomial, sources)

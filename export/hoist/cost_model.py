@@ -1,11 +1,14 @@
 """What the cut minimises, in words and numbers.
 
-    a node that stays      the weight bytes that it reads every step  +  its FLOPs / flops_per_byte
-    a weight that stays    its bytes, held for the whole loop                                         × held_weight
-    a value that crosses   the bytes that the loop reads every step  +  the bytes held for it         × held_weight
+    a node that stays      the weight bytes that it reads, the bytes that it writes, and FLOPs / flops_per_byte
+    a weight that stays    its bytes, held for the whole loop, × held_weight
+    a value that crosses   the bytes that the loop reads every step
+                           of the schedule: and the bytes of the rows of all steps, × held_weight
 
-Held for a prompt value is one tensor; for a value of the schedule it is one row for every step, which is why a wide
-value (timestep × text tokens) can cost more than the weights that it would save. `held_weight=0` counts traffic alone.
+Data movement (Reshape, Expand, Concat, ...) writes nothing: backends fuse it or make it a view, and to move a broadcast
+out of the loop would only make the value that crosses wider. Of the schedule one row is held for every step, which is
+why a wide value (timestep × text tokens) can cost more than the weights that it would save. A value of the prompt is
+held once, as it would be when the loop computes it. `held_weight=0` counts traffic alone.
 """
 
 from collections.abc import Mapping
@@ -13,9 +16,17 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from export.cost import CostError, NodeCost, cost_of_node
+from export.cost import MOVEMENT, CostError, NodeCost, cost_of_node, value_bytes
 
 UNITS_PER_BYTE = 1024  # capacities are integers; a FLOP is some 5 units
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one run of a node costs, and the bytes of its results where they are computed and not only moved."""
+
+    cost: NodeCost
+    written_bytes: int
 
 
 @dataclass(frozen=True)
@@ -37,9 +48,13 @@ class CostModel:
         """Bytes as an integer capacity."""
         return round(num_bytes * UNITS_PER_BYTE)
 
-    def stay(self, cost: NodeCost) -> int:
+    def stay(self, work: Work) -> int:
         """A node in the loop, without what is held for its weights."""
-        return self.units(cost.weight_bytes_read + cost.flops / self.flops_per_byte)
+        return self.units(work.cost.weight_bytes_read) + self.run(work)
+
+    def run(self, work: Work) -> int:
+        """One run of a node whose weights are there."""
+        return self.units(work.written_bytes + work.cost.flops / self.flops_per_byte)
 
     def held(self, weight_bytes: int) -> int:
         """A weight that the loop needs."""
@@ -47,19 +62,20 @@ class CostModel:
 
     def prompt_crossing(self, num_bytes: int) -> int:
         """A tensor that the prompt graph or the caller hands to the loop."""
-        return self.units(num_bytes * (1 + self.held_weight))
+        return self.units(num_bytes)
 
     def row_crossing(self, num_bytes: int) -> int:
         """A share of `num_bytes` in the row of every step."""
         return self.units(num_bytes * (1 + self.held_weight * self.steps))
 
 
-def node_costs(model: ir.Model, static: ir.Model) -> dict[ir.Node, NodeCost | str]:
-    """The cost of every node of `model`, or why it has none; `static` is `model` with numbers for shapes."""
-    costs: dict[ir.Node, NodeCost | str] = {}
+def works_of(model: ir.Model, static: ir.Model) -> dict[ir.Node, Work | str]:
+    """The work of every node of `model`, or why it cannot be stated; `static` is `model` with numbers for shapes."""
+    works: dict[ir.Node, Work | str] = {}
     for node, bound in zip(model.graph, static.graph, strict=True):
         try:
-            costs[node] = cost_of_node(bound, {})
+            written = 0 if node.op_type in MOVEMENT else sum(value_bytes(value, {}) for value in bound.outputs)
+            works[node] = Work(cost_of_node(bound, {}), written)
         except CostError as error:
-            costs[node] = str(error)
-    return costs
+            works[node] = str(error)
+    return works

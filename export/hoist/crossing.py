@@ -4,15 +4,14 @@ Values of the schedule cross as a share of one float32 row; values of the prompt
 graph as what they are.
 """
 
-from dataclasses import dataclass
-from collections.abc import Mapping
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from export.cost import NodeCost
 from export.hoist.classes import Classes, ValueClass
-from export.hoist.cost_model import CostModel
+from export.hoist.cost_model import CostModel, Work
 from export.hoist.rows import Kind, Kinds, Stacking
 from export.hoist.sizes import Probe, sizes_of_value
 
@@ -35,7 +34,7 @@ class Subject:
     model: ir.Model
     classes: Classes
     base: Probe
-    costs: Mapping[ir.Node, NodeCost | str]
+    works: Mapping[ir.Node, Work | str]
     cost_model: CostModel
 
     def num_bytes(self, value: ir.Value) -> int | None:
@@ -84,7 +83,9 @@ def _row_cost(value: ir.Value, subject: Subject, stacking: Stacking, kinds: Kind
     if width is None:
         return f"{value.name!r} has the shape {value.shape}: its width in a row is not a number"
     if stacking.one.shapes[value.name or ""][0] != stacking.rows:
-        return f"{value.name!r} has {value.shape and value.shape[0]} rows a step, which are not those of the other values"
+        return (
+            f"{value.name!r} has {value.shape and value.shape[0]} rows a step, which are not those of the other values"
+        )
     if not stacking.timestep_only:
         return subject.cost_model.row_crossing(subject.base.shapes[value.name or ""][0] * width * ROW_ITEM_BYTES)
     if sizes_of_value(value, subject.base.dims, subject.base) is None:

@@ -2,8 +2,8 @@
 
 Contract: numbers in, a set out; it knows no ONNX. A node may leave only if everything that it reads has left. It costs
 something to let a node stay, to let a value cross from what left to what stays (once, however many nodes read it), and
-to keep a weight that any staying node uses. networkx finds the minimum cut; all costs are integers, so that it is exact.
-Of several minimum cuts the one with the fewest staying nodes is taken, which is unique.
+to keep a weight that any staying node uses. networkx finds the minimum cut; costs are integers, so that it is exact. Of
+several minimum cuts the one with the fewest staying nodes is taken, which is unique.
 """
 
 from collections.abc import Iterable

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from export.cost import NodeCost
 from export.hoist.classes import ValueClass
+from export.hoist.cost_model import Work
 from export.hoist.crossing import Subject
 from export.hoist.cut import Crossing, CutProblem, cost_of_cut, minimum_cut
 from export.hoist.plan import Plan
@@ -42,7 +42,7 @@ def handover(subject: Subject, plan: Plan) -> Handover:
             Crossing(
                 producer=None if producer is None else index[producer],
                 readers=tuple(index[reader] for reader in dict.fromkeys(value.consumers()) if reader in index),
-                cost=subject.cost_model.units(num_bytes * copies),
+                cost=subject.cost_model.units(num_bytes * copies) + (producer is not None),  # an input serves as well
                 read_by_rest=any(reader in schedule for reader in value.consumers()),
             )
         )
@@ -88,8 +88,7 @@ def _read(value: ir.Value, index: dict[ir.Node, int], schedule: frozenset[ir.Nod
 
 def _extra_cost(node: ir.Node, subject: Subject, plan: Plan) -> int | None:
     """What `node` costs more in the schedule graph than in the prompt graph; None if it cannot run there."""
-    cost = subject.costs[node]
-    if any(value in plan.kinds.copied for value in node.outputs) or not isinstance(cost, NodeCost):
+    work = subject.works[node]
+    if any(value in plan.kinds.copied for value in node.outputs) or not isinstance(work, Work):
         return None
-    model = subject.cost_model
-    return model.units((model.steps - 1) * cost.flops / model.flops_per_byte)
+    return (subject.cost_model.steps - 1) * subject.cost_model.run(work)

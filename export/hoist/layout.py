@@ -70,6 +70,15 @@ class Layout:
     prompt_tensors: tuple[PromptTensor, ...]
 
 
+def label_of_node(node: ir.Node) -> str:
+    """The module that a node with a weight comes from: a folded weight has lost its name, the bias after it has not."""
+    for reader in (node, *node.outputs[0].consumers()):
+        for value in reader.inputs:
+            if value is not None and value.const_value is not None and "." in (value.name or ""):
+                return (value.name or "").rpartition(".")[0]
+    return label_of(node.outputs[0])
+
+
 def label_of(value: ir.Value) -> str:
     """The module that a value comes from, by the nearest named weight behind it; the value's own name if none is.
 

@@ -10,12 +10,13 @@ ONNX Runtime (`check_rows`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from export.hoist.classes import Classes, InputClass, ValueClass, classify
-from export.hoist.cost_model import CostModel, node_costs
+from export.hoist.account import placements_of, report_of
+from export.hoist.classes import InputClass, ValueClass, classify
+from export.hoist.cost_model import CostModel, works_of
 from export.hoist.crossing import Subject
 from export.hoist.extract import Extractor
 from export.hoist.handover import Handover, handover
@@ -23,7 +24,7 @@ from export.hoist.layout import Feed, Layout, PromptTensor, ScheduleInput, label
 from export.hoist.packing import pack_rows, slots_of, unpack_row
 from export.hoist.plan import Plan, best_plan
 from export.hoist.probing import complete_shapes, probes_of, stackings_of
-from export.hoist.report import Report, report_of
+from export.hoist.report import Declined, Placement, Report
 from export.hoist.row_check import ROW_TOLERANCE, mixing_values
 from export.hoist.rows import Kind
 from export.hoist.sizes import sizes_of_value
@@ -39,6 +40,7 @@ class Partition:
     denoise: ir.Model
     layout: Layout
     report: Report
+    placements: tuple[Placement, ...]
 
 
 def partition(
@@ -63,8 +65,9 @@ def partition(
     static, probes = probes_of(whole, inputs, cost_model.dims)
     complete_shapes(whole, probes)
     classes = classify(whole, inputs, probes.step)
-    subject = Subject(whole, classes, probes.base, node_costs(whole, static), cost_model)
-    stackings = stackings_of(whole, classes, probes, equal_rows=equal_rows)
+    subject = Subject(whole, classes, probes.base, works_of(whole, static), cost_model)
+    found = stackings_of(whole, classes, probes, equal_rows=equal_rows)
+    stackings = [] if isinstance(found, str) else found
     mixing: dict[ir.Value, str] = {}
     while True:
         plan = best_plan(subject, stackings, mixing)
@@ -81,8 +84,16 @@ def partition(
         pack_rows(schedule, layout.slots)
     if layout.slots:
         _unpack(denoise, subject, plan, layout)
-    report = report_of(subject, plan, layout, prompt, schedule, denoise, checked=check_rows)
-    return Partition(model, prompt, schedule, denoise, layout, report)
+    named = {"prompt": prompt, "schedule": schedule, "denoise": denoise}
+    parts = {name: part for name, part in named.items() if part is not None}
+    report = report_of(subject, plan, layout, parts, checked=check_rows)
+    if isinstance(found, str):
+        report = replace(report, declined=(*report.declined, Declined(_schedule_names(inputs), found)))
+    return Partition(model, prompt, schedule, denoise, layout, report, placements_of(subject, parts))
+
+
+def _schedule_names(inputs: Mapping[str, InputClass]) -> str:
+    return ", ".join(name for name, input_class in inputs.items() if input_class is InputClass.SCHEDULE)
 
 
 def _prompt_names(subject: Subject, plan: Plan, handed: Handover) -> dict[ir.Value, str]:
@@ -140,9 +151,7 @@ def _mixing(plan: Plan, handed: Handover, schedule: ir.Model, subject: Subject) 
     }
 
 
-def _schedule_inputs(
-    subject: Subject, plan: Plan, handed: Handover, schedule: ir.Model
-) -> tuple[ScheduleInput, ...]:
+def _schedule_inputs(subject: Subject, plan: Plan, handed: Handover, schedule: ir.Model) -> tuple[ScheduleInput, ...]:
     names = _prompt_names(subject, plan, handed)
     kinds = {value.name: plan.kinds.of[value] for value in subject.model.graph.inputs if value in plan.kinds.of}
     kinds |= {names[value]: plan.kinds.of[value] for value in handed.computed}
@@ -183,5 +192,3 @@ def _unpack(denoise: ir.Model, subject: Subject, plan: Plan, layout: Layout) -> 
         leading = [polynomials[0] for polynomials in sizes if polynomials is not None]
     sources = {value.name or "": value for value in _inputs_of(subject, ValueClass.LOOP, ValueClass.PROMPT)}
     unpack_row(denoise, layout.slots, leading, sources)
-
-

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from export.cost import NodeCost
 from export.hoist.classes import Classes, ValueClass
-from export.hoist.cost_model import CostModel
+from export.hoist.cost_model import CostModel, Work
 from export.hoist.crossing import NO_SCHEDULE_GRAPH, UNTRIED, Subject, crossing_cost
 from export.hoist.cut import Crossing, CutProblem, Shared, cost_of_cut, minimum_cut
 from export.hoist.rows import Kinds, Stacking, kinds_of
@@ -25,6 +24,7 @@ class Plan:
     stacking: Stacking | None  # None: no schedule graph
     kinds: Kinds
     leaving: frozenset[ir.Node]
+    must_stay: frozenset[ir.Node]  # nodes that could leave by their class, and have a reason in `declined`
     rows: tuple[ir.Value, ...]  # values of the schedule that the loop reads
     prompt: tuple[ir.Value, ...]  # computed values of the prompt that the loop reads
     cost: int  # in the cost model's units, with what the parts themselves must earn
@@ -37,6 +37,7 @@ class Plan:
 class _Network:
     nodes: tuple[ir.Node, ...]
     problem: CutProblem
+    must_stay: frozenset[ir.Node]
     declined: Mapping[str, str]
 
 
@@ -50,7 +51,12 @@ def best_plan(subject: Subject, stackings: Iterable[Stacking], mixing: Mapping[i
     best = min(plans, key=lambda plan: plan.cost)  # the first of equals: no part where none is needed
     stacked = [plan for plan in plans if plan.tried is not None]
     explained = best if best.tried is not None or not stacked else min(stacked, key=lambda plan: plan.cost)
-    return replace(best, cost_of_all=min(plan.cost_of_all for plan in plans), declined=explained.declined)
+    return replace(
+        best,
+        cost_of_all=min(plan.cost_of_all for plan in plans),
+        must_stay=explained.must_stay,
+        declined=explained.declined,
+    )
 
 
 def _plan(subject: Subject, stacking: Stacking | None, prompt_graph: bool, mixing: Mapping[ir.Value, str]) -> Plan:
@@ -67,6 +73,7 @@ def _plan(subject: Subject, stacking: Stacking | None, prompt_graph: bool, mixin
         stacking=stacking if rows else None,
         kinds=kinds,
         leaving=leaving,
+        must_stay=network.must_stay,
         rows=rows,
         prompt=prompt,
         cost=_cost(network, cheapest, subject),
@@ -102,9 +109,9 @@ def _network(
                 read_by_rest=any(r not in index and r.outputs[0] not in classes.sizes for r in value.consumers()),
             )
         )
-    stay = [subject.costs[node] for node in nodes]
+    works = [subject.works[node] for node in nodes]
     problem = CutProblem(
-        stay=tuple(subject.cost_model.stay(cost) if isinstance(cost, NodeCost) else 0 for cost in stay),
+        stay=tuple(subject.cost_model.stay(work) if isinstance(work, Work) else 0 for work in works),
         pinned=pinned,
         crossings=tuple(crossings),
         shared=tuple(_weights(nodes, index, subject.cost_model)),
@@ -112,7 +119,8 @@ def _network(
     # That a way was not tried is no reason; and the first value of a chain speaks for those behind it.
     told = {value: reason for value, reason in reasons.items() if reason not in UNTRIED}
     first = {reason: value.name or "" for value, reason in reversed(told.items())}
-    return _Network(nodes, problem, {name: reason for reason, name in reversed(first.items())})
+    must_stay = frozenset(node for node in nodes if index[node] in pinned and node.outputs[0] in told)
+    return _Network(nodes, problem, must_stay, {name: reason for reason, name in reversed(first.items())})
 
 
 def _may_leave(node: ir.Node, classes: Classes) -> bool:
@@ -125,9 +133,9 @@ def _pinning(
     node: ir.Node, subject: Subject, stacking: Stacking | None, kinds: Kinds, mixing: Mapping[ir.Value, str]
 ) -> str | None:
     """Why `node` must stay in the loop, if it must."""
-    cost = subject.costs[node]
-    if isinstance(cost, str):
-        return cost
+    work = subject.works[node]
+    if isinstance(work, str):
+        return work
     for value in node.outputs:
         if value in mixing:
             return mixing[value]

@@ -1,4 +1,4 @@
-"""Shapes of a graph at several bindings of its symbolic dims, and the ways to stack steps that follow from its inputs."""
+"""Shapes of a graph at several bindings of its symbolic dims, and the ways to stack steps that its inputs allow."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from export.hoist.sizes import Probe, evaluated, polynomial_of, symbols_in, symb
 
 NUM_STEPS = 7  # of the stacked probe; with the sizes of a step below, no two products are equal
 STEP_SIZES = (2, 3, 5, 11)
+WIDE_SIZES = (13, 17, 19, 23)
 
 
 @dataclass(frozen=True)
@@ -20,14 +21,14 @@ class Probes:
 
     base: Probe
     step: Probe  # the rows' symbols are small primes, all others as in base
-    wide: Probe  # as step, with all other symbols doubled
+    wide: Probe  # the rows' symbols are other primes, all others are doubled
 
 
 def probes_of(model: ir.Model, inputs: Mapping[str, InputClass], dims: Mapping[str, int]) -> tuple[ir.Model, Probes]:
     """The model bound by `dims`, and its probes."""
     symbols = row_symbols(model, inputs)
     step = {**dims, **dict(zip(symbols, STEP_SIZES, strict=False))}
-    wide = {name: size if name in symbols else 2 * size for name, size in step.items()}
+    wide = {name: 2 * size for name, size in dims.items()} | dict(zip(symbols, WIDE_SIZES, strict=False))
     static = model_with_static_shapes(model, dims)
     return static, Probes(probe_of(static, dims), _probe(model, step), _probe(model, wide))
 
@@ -53,15 +54,17 @@ def complete_shapes(model: ir.Model, probes: Probes) -> None:
     for node in model.graph:
         for value in node.outputs:
             shapes = [probe.shapes.get(value.name or "") for probe in _all(probes)]
-            if any(shape is None for shape in shapes) or (value.shape is not None and not value.shape.has_unknown_dim()):
+            if any(shape is None for shape in shapes) or (
+                value.shape is not None and not value.shape.has_unknown_dim()
+            ):
                 continue
             columns = list(zip(*(shape for shape in shapes if shape is not None), strict=True))
             dims = [column[0] if len(set(column)) == 1 else bound.get(column) for column in columns]
             value.shape = ir.Shape(dims)
 
 
-def stackings_of(model: ir.Model, classes: Classes, probes: Probes, *, equal_rows: bool) -> list[Stacking]:
-    """The ways to run all steps at once; none if the schedule inputs have no common leading symbol.
+def stackings_of(model: ir.Model, classes: Classes, probes: Probes, *, equal_rows: bool) -> list[Stacking] | str:
+    """The ways to run all steps at once, or why there is none.
 
     `equal_rows` says that all items of a schedule input are equal within a step, as a timestep is for every image: then
     one row a step is enough for what depends on the timestep alone.
@@ -69,8 +72,11 @@ def stackings_of(model: ir.Model, classes: Classes, probes: Probes, *, equal_row
     inputs = [value for value in model.graph.inputs if classes[value] is ValueClass.SCHEDULE]
     leading = {value.shape.dims[0] if value.shape is not None and len(value.shape) else None for value in inputs}
     symbols = row_symbols(model, classes.inputs)
-    if len(leading) != 1 or not symbols or leading != {ir.SymbolicDim(symbols[0])}:
+    if not inputs:
         return []
+    if not symbols or leading != {ir.SymbolicDim(symbols[0])}:
+        shapes = ", ".join(f"{value.name} {value.shape}" for value in inputs)
+        return f"steps cannot be stacked: the schedule's inputs have no common symbolic leading dim ({shapes})"
     first, step = symbols[0], dict(probes.step.dims)
     every = _probe(model, {**step, first: step[first] * NUM_STEPS})
     stacked = Stacking(step, probes.step, every, NUM_STEPS, 0, first, frozenset((first,)), timestep_only=False)

@@ -1,18 +1,8 @@
 """What was cut where and why: figures of the graph by class and by part, as data and as a table to read."""
 
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-
-import onnx_ir as ir
-
-from export.cost import NodeCost, cost_of_graph, cost_of_node, model_with_static_shapes
-from export.hoist.classes import ValueClass
-from export.hoist.cost_model import UNITS_PER_BYTE
-from export.hoist.crossing import ROW_ITEM_BYTES, Subject
-from export.hoist.layout import Layout
-from export.hoist.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -57,6 +47,28 @@ class Declined:
 
 
 @dataclass(frozen=True)
+class Cheaper:
+    """A node with weights that could leave the loop, and costs less there."""
+
+    value: str
+    label: str
+    value_class: str
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a node of the whole step went; constants and sizes go to every part that needs them."""
+
+    node: str
+    operator: str
+    value: str
+    value_class: str
+    parts: tuple[str, ...]
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
 class Report:
     """The account of one partition at the dims and the step count of its cost model."""
 
@@ -74,114 +86,47 @@ class Report:
     cost_of_all: float
     rows_checked: str
     crossings: tuple[CrossingFigures, ...]
+    cheaper: tuple[Cheaper, ...]
     declined: tuple[Declined, ...]
 
     def json(self) -> str:
         """The report as one JSON document."""
         return json.dumps(asdict(self), indent=2)
 
-
-def report_of(
-    subject: Subject,
-    plan: Plan,
-    layout: Layout,
-    prompt: ir.Model | None,
-    schedule: ir.Model | None,
-    denoise: ir.Model,
-    *,
-    checked: bool,
-) -> Report:
-    """The account of `plan`, whose parts are finished."""
-    dims, steps = subject.cost_model.dims, subject.cost_model.steps
-    parts = {}
-    if prompt is not None:
-        parts["prompt"] = _part(prompt, dims, "request")
-    if schedule is not None and plan.stacking is not None:
-        parts["schedule"] = _part(schedule, plan.stacking.dims_of_all(dims, steps), "request")
-    parts["denoise"] = _part(denoise, dims, "step")
-    row_bytes = 0
-    if plan.stacking is not None:
-        rows = 1 if plan.stacking.timestep_only else subject.base.shapes[plan.rows[0].name or ""][0]
-        row_bytes = rows * layout.width * ROW_ITEM_BYTES
-    return Report(
-        dims=dict(dims),
-        steps=steps,
-        whole=_part(subject.model, dims, "step"),
-        classes={c.name.lower(): _class_figures(subject, c) for c in ValueClass},
-        parts=parts,
-        row_bytes=row_bytes,
-        table_bytes=row_bytes * steps,
-        bytes_read_per_step_before=_bytes_read(subject.model, dims),
-        bytes_read_per_step_after=_bytes_read(denoise, dims),
-        cost=plan.cost / UNITS_PER_BYTE,
-        cost_of_nothing=plan.cost_of_nothing / UNITS_PER_BYTE,
-        cost_of_all=plan.cost_of_all / UNITS_PER_BYTE,
-        rows_checked="structurally and in ONNX Runtime" if checked else "structurally",
-        crossings=tuple(_crossings(subject, plan, layout)),
-        declined=tuple(Declined(value, reason) for value, reason in plan.declined.items()),
-    )
-
-
-def _part(model: ir.Model, dims: Mapping[str, int], runs_once_per: str) -> PartFigures:
-    cost = cost_of_graph(model, dims)
-    return PartFigures(runs_once_per, cost.nodes, cost.parameters, cost.weight_bytes, cost.flops)
-
-
-def _class_figures(subject: Subject, value_class: ValueClass) -> ClassFigures:
-    nodes = [node for node in subject.model.graph if subject.classes.of_node(node) is value_class]
-    weights = _weights(nodes)
-    costs = [cost for node in nodes if isinstance(cost := subject.costs[node], NodeCost)]
-    return ClassFigures(
-        nodes=len(nodes),
-        parameters=sum(tensor.size for tensor in weights if tensor.dtype.is_floating_point()),
-        weight_bytes=sum(tensor.nbytes for tensor in weights),
-        flops=sum(cost.flops for cost in costs),
-    )
-
-
-def _weights(nodes: Iterable[ir.Node]) -> Sequence[ir.TensorProtocol]:
-    """The tensors that the nodes read, each once."""
-    read = (value.const_value for node in nodes for value in node.inputs if value is not None)
-    return list({id(tensor): tensor for tensor in read if tensor is not None}.values())
-
-
-def _bytes_read(model: ir.Model, dims: Mapping[str, int]) -> int:
-    """What one run reads of weights (of a table only the rows that are looked up) and inputs."""
-    static = model_with_static_shapes(model, dims)
-    inputs = sum(
-        math.ceil(math.prod(value.shape.numpy()) * value.dtype.bitwidth / 8)
-        for value in static.graph.inputs
-        if value.shape is not None and value.dtype is not None
-    )
-    return inputs + sum(cost_of_node(node, {}).weight_bytes_read for node in static.graph)
-
-
-def _crossings(subject: Subject, plan: Plan, layout: Layout) -> Iterable[CrossingFigures]:
-    values = {value.name: value for node in subject.model.graph for value in node.outputs}
-    rows = 1
-    if plan.stacking is not None and not plan.stacking.timestep_only:
-        rows = subject.base.shapes[plan.rows[0].name or ""][0]
-    for slot in layout.slots:
-        behind = sum(tensor.nbytes for tensor in _weights(_behind(values[slot.value])))
-        num_bytes = rows * slot.width * ROW_ITEM_BYTES
-        yield CrossingFigures(slot.value, slot.label, "schedule", ("denoise",), num_bytes, behind)
-    for tensor in layout.prompt_tensors:
-        value = values[tensor.value]
-        targets = tuple(
-            name
-            for name, reads in (("schedule", tensor.read_by_schedule), ("denoise", tensor.read_by_loop))
-            if reads
-        )
-        behind = sum(weight.nbytes for weight in _weights(_behind(value)))
-        yield CrossingFigures(tensor.value, tensor.label, "prompt", targets, subject.num_bytes(value) or 0, behind)
-
-
-def _behind(value: ir.Value) -> set[ir.Node]:
-    found: set[ir.Node] = set()
-    pending = [value.producer()]
-    while pending:
-        node = pending.pop()
-        if node is not None and node not in found:
-            found.add(node)
-            pending.extend(read.producer() for read in node.inputs if read is not None)
-    return found
+    def table(self) -> str:
+        """The report for a person."""
+        lines = ["what runs          nodes     parameters    weight bytes          FLOPs   once per", ""]
+        rows = [("whole step", self.whole), *self.parts.items()]
+        lines += [
+            f"{name:<14}{f.nodes:>10,}{f.parameters:>15,}{f.weight_bytes:>16,}{f.flops:>15,}   {f.runs_once_per}"
+            for name, f in rows
+        ]
+        lines += ["", "class of the whole step's values", ""]
+        lines += [
+            f"{name:<14}{f.nodes:>10,}{f.parameters:>15,}{f.weight_bytes:>16,}{f.flops:>15,}"
+            for name, f in self.classes.items()
+        ]
+        before, after = self.whole.parameters, self.parts["denoise"].parameters
+        change = after / before - 1 if before else 0.0
+        lines += [
+            "",
+            f"parameters in the loop     {before:,} -> {after:,} ({change:+.1%})",
+            f"bytes read a step          {self.bytes_read_per_step_before:,} -> {self.bytes_read_per_step_after:,}",
+            f"row of one step            {self.row_bytes:,} bytes; {self.table_bytes:,} for {self.steps} steps",
+            f"cost of the cut            {self.cost:,.0f} (all in the loop {self.cost_of_nothing:,.0f}, "
+            f"all that is legal out {self.cost_of_all:,.0f})",
+            f"dims                       {', '.join(f'{name}={size}' for name, size in self.dims.items())}",
+            f"steps kept apart           proven {self.rows_checked}",
+            "",
+            "what crosses                             from      to                      bytes    weight bytes behind",
+            "",
+        ]
+        lines += [
+            f"{c.label[-40:]:<41}{c.source:<10}{', '.join(c.targets):<19}{c.num_bytes:>10,}{c.weight_bytes_behind:>23,}"
+            for c in self.crossings
+        ]
+        lines += ["", "what could leave by its class, and is cheaper in the loop (with weights)", ""]
+        lines += [f"{k.label[-40:]:<41}{k.value_class:<29}{k.weight_bytes:>10,}" for k in self.cheaper] or ["nothing"]
+        lines += ["", "what must stay, though its class would let it leave", ""]
+        lines += [f"{d.value}: {d.reason}" for d in self.declined] or ["nothing"]
+        return "\n".join(lines) + "\n"

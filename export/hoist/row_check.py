@@ -1,7 +1,7 @@
 """Runs the schedule graph on single steps and on stacked ones, and compares: the numerical half of the proof.
 
-The inputs are random (timesteps within 0 ... 1000, whole numbers 0 and 1), the sizes of the rows small and distinct, the
-weights the real ones.
+The inputs are random (timesteps within 0 ... 1000, whole numbers 0 and 1), the sizes of the rows small and distinct,
+the weights the real ones.
 """
 
 import tempfile
@@ -20,9 +20,7 @@ MAX_TIMESTEP = 1000.0
 Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 
 
-def mixing_values(
-    schedule: ir.Model, feeds: Mapping[str, Feed], stacking: Stacking
-) -> dict[str, float]:
+def mixing_values(schedule: ir.Model, feeds: Mapping[str, Feed], stacking: Stacking) -> dict[str, float]:
     """The outputs of `schedule` that are not the same for stacked steps as for single ones: name -> relative error.
 
     `schedule` has one output for each value of the row, before they are packed.

@@ -5,7 +5,7 @@ one step gives. What is neither mixes steps, or is not known not to, and stays i
 half is numerical: export.hoist.row_check.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -152,7 +152,7 @@ def _mixing(
             return _misaligned(node, rows, fixed, len(result), result[0], shapes)
         case op if op in ORDER_KEEPING:
             return None  # memory is in the order of the steps, and the result's first axis scales with them
-        case op if op in BATCHED or op == "Gemm" and not node.attributes.get_int("transA", 0):
+        case op if op in BATCHED or (op == "Gemm" and not node.attributes.get_int("transA", 0)):
             others = [slot for slot in rows if slot != 0 and not (op == "Gemm" and slot == 2)]
             return "has rows as its weights" if others or 0 not in rows else None
         case "MatMul":
@@ -160,7 +160,16 @@ def _mixing(
         case "Transpose":
             perm = node.attributes.get_ints("perm", tuple(reversed(range(len(result)))))
             return None if perm[0] == 0 else "moves the rows to another axis"
-        case "Concat" | "Split" | "Softmax" | "LogSoftmax" | "LayerNormalization" | "RMSNormalization" | "CumSum" | "TopK":
+        case (
+            "Concat"
+            | "Split"
+            | "Softmax"
+            | "LogSoftmax"
+            | "LayerNormalization"
+            | "RMSNormalization"
+            | "CumSum"
+            | "TopK"
+        ):
             if node.op_type == "CumSum":
                 axis = next(iter(_constant(node.inputs[1]) or [0]))
             elif node.op_type == "Split":
@@ -173,11 +182,11 @@ def _mixing(
             same = len(shape[0]) == len(result) and shape[0][0] == result[0]
             return None if same else "changes the first axis"
         case "Slice":
-            axes = _constant(node.inputs[3]) if len(node.inputs) > 3 else None
-            safe = axes is not None and all(axis % len(result) for axis in axes)
+            sliced = _constant(node.inputs[3]) if len(node.inputs) > 3 else None
+            safe = sliced is not None and all(axis % len(result) for axis in sliced)
             return None if safe and shape[0][0] == result[0] else "slices along the rows"
         case op if op in REDUCTIONS:
-            axes = node.attributes.get_ints("axes", ()) or (_constant(node.inputs[1]) if len(node.inputs) > 1 else None)
+            axes: Sequence[int] | None = node.attributes.get_ints("axes") or (_constant(node.inputs[1]) if len(node.inputs) > 1 else None)
             if op in ("ArgMax", "ArgMin"):
                 axes = (node.attributes.get_int("axis", 0),)
             return None if axes and all(axis % len(shape[0]) for axis in axes) else "reduces over the rows"
