@@ -5,8 +5,15 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from export.targets.names import TARGETS
+
+if TYPE_CHECKING:
+    from export.verify import Bounds
 
 EXIT_INPUT = 1
+PRECISIONS = ("fp32", "fp16")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,7 +26,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     from latentc.errors import LatentcError
 
     from export.pipeline import ExportOptions, export_bundle
-    from export.verify import Bounds
     from models.latent_diffusion import SourceError
 
     try:
@@ -29,7 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 output=arguments.output,
                 solvers=tuple(arguments.solver),
                 steps=arguments.steps,
-                bounds=Bounds(relative_l2=arguments.rtol, psnr_db=arguments.min_psnr),
+                precision=arguments.precision,
+                target=arguments.target,
+                hoist=not arguments.no_hoist,
+                flops_per_byte=arguments.flops_per_byte,
+                dump=arguments.dump,
+                bounds=_bounds(arguments),
             )
         )
     except (SourceError, LatentcError) as error:
@@ -64,13 +75,40 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--steps", metavar="N,N,…", type=_steps, default=(4, 20, 50), help="step counts to make tables of (4,20,50)"
     )
+    result.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the loop and the decoder (fp32)")
     result.add_argument(
-        "--rtol", type=float, default=1e-5, help="largest relative L2 error of a component (default 1e-5)"
+        "--target", choices=TARGETS, default="onnxruntime", help="whose opset and operators are written (onnxruntime)"
+    )
+    result.add_argument("--no-hoist", action="store_true", help="keep everything in the loop, to compare")
+    result.add_argument(
+        "--flops-per-byte", metavar="F", type=_positive, default=200.0, help="machine balance of the cut (200)"
     )
     result.add_argument(
-        "--min-psnr", metavar="DB", type=float, default=60.0, help="least PSNR of the image, in dB (default 60)"
+        "--dump", metavar="DIR", type=Path, help="write the graphs of every phase, and what was cut why"
+    )
+    result.add_argument("--rtol", type=_positive, help="largest relative L2 error of a component (1e-5; 1e-2 for fp16)")
+    result.add_argument(
+        "--min-psnr", metavar="DB", type=_positive, help="least PSNR of the image, in dB (60; 35 for fp16)"
     )
     return result
+
+
+def _bounds(arguments: argparse.Namespace) -> "Bounds":
+    """The bounds that were given, over those of the precision."""
+    from export.verify import BOUNDS, Bounds
+
+    usual: Bounds = BOUNDS[arguments.precision]
+    return Bounds(
+        relative_l2=usual.relative_l2 if arguments.rtol is None else arguments.rtol,
+        psnr_db=usual.psnr_db if arguments.min_psnr is None else arguments.min_psnr,
+    )
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError(text)
+    return value
 
 
 def _steps(text: str) -> tuple[int, ...]:

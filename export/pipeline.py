@@ -2,22 +2,27 @@
 
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from latentc.bundle import MANIFEST
-from latentc.schema import Manifest
+from latentc.schema import Manifest, Precision
 
+from export.calibrate import calibration_inputs
+from export.compile import HoistedStep, check_graphs, clean_graphs, hoist, narrow
+from export.dump import dump_phases
 from export.solver_table import SolverTable, table_from_solver
 from export.solvers import own_solver, solver_from_name
 from export.source import find_source
 from export.stage import staged_directory
 from export.step import fuse_step
+from export.targets import Target
 from export.trace import trace_step
-from export.verify import Bounds, verify_graphs
-from export.write import seal, write_graphs, write_tables
+from export.verify import BOUNDS, Bounds, shortest_table, step_inputs, verify_graphs
+from export.write import draft_manifest, seal, write_graphs, write_tables
 from models.latent_diffusion import LatentDiffusion, SourceError
 
 T = TypeVar("T")
@@ -31,24 +36,43 @@ class ExportOptions:
     output: Path
     solvers: tuple[str, ...] = ()  # none: the source's own
     steps: tuple[int, ...] = (4, 20, 50)
-    bounds: Bounds = field(default_factory=Bounds)
+    precision: Precision = "fp32"
+    target: Target = "onnxruntime"
+    hoist: bool = True
+    flops_per_byte: float = 200.0
+    dump: Path | None = None
+    bounds: Bounds | None = None  # None: those of the precision
 
 
 def export_bundle(options: ExportOptions) -> Manifest:
     """SOURCE -> BUNDLE. Raises SourceError, or ParityError when a bound does not hold; then nothing is written."""
     check_output(options.output)
+    # Phase 1: what the user has, as torch modules; and the solvers as tables.
     source = find_source(options.source)
     model = timed("load", lambda: source.family.load(source.directory))
     tables = timed("probe", lambda: probe_tables(model, options))
+    # Phase 2: one step of the loop, and the decoder, as graphs.
     step = fuse_step(model)
     traced = timed("trace", lambda: trace_step(step))
+    inputs = step_inputs(step)
+    # Phase 3: clean for the target; what does not change leaves the loop; half precision; the target's parser.
+    clean = timed("clean", lambda: clean_graphs(traced, options.target, inputs))
+    hoisted = clean
+    if options.hoist:
+        hoisted = timed("hoist", lambda: hoist(clean, tables[0].calls, inputs["denoise"], options.flops_per_byte))
+    samples = timed("calibrate", lambda: calibration(hoisted, tables, options.precision))
+    narrowed = timed("narrow", lambda: narrow(hoisted, options.precision, samples))
+    check_graphs(narrowed, options.target)
+    if options.dump is not None:
+        dump_phases(options.dump, traced, clean, narrowed)
+    # Phase 4: written beside its place, verified as written, sealed, and put in place whole.
     with staged_directory(options.output) as stage:
-        graphs = write_graphs(stage, traced)
+        graphs = write_graphs(stage, narrowed.graphs)
         records = write_tables(stage, tables)
-        verified = timed("verify", lambda: verify_graphs(source, step, graphs, tables, options.bounds))
-        return timed(
-            "write", lambda: seal(stage, source, traced, tables, records, verified.parity, verified.references)
-        )
+        draft = draft_manifest(source, narrowed, tables, records, options.precision, options.target)
+        bounds = options.bounds or BOUNDS[options.precision]
+        verified = timed("verify", lambda: verify_graphs(source, narrowed, draft, graphs, tables, bounds))
+        return timed("write", lambda: seal(stage, draft, verified.parity, verified.references))
 
 
 def probe_tables(model: LatentDiffusion, options: ExportOptions) -> tuple[SolverTable, ...]:
@@ -59,6 +83,13 @@ def probe_tables(model: LatentDiffusion, options: ExportOptions) -> tuple[Solver
         for solver in solvers or [own_solver(model.scheduler)]
         for steps in dict.fromkeys(options.steps)
     )
+
+
+def calibration(
+    hoisted: HoistedStep, tables: tuple[SolverTable, ...], precision: Precision
+) -> Mapping[str, Sequence[Mapping[str, np.ndarray]]]:
+    """What half precision is calibrated on; nothing for float32."""
+    return calibration_inputs(hoisted, shortest_table(tables)) if precision == "fp16" else {}
 
 
 def check_output(output: Path) -> None:
@@ -73,5 +104,5 @@ def timed(phase: str, work: Callable[[], T]) -> T:
     """Runs one phase, and says on stderr how long it took."""
     start = time.perf_counter()
     result = work()
-    print(f"{phase:<8}{time.perf_counter() - start:6.1f} s", file=sys.stderr)
+    print(f"{phase:<10}{time.perf_counter() - start:6.1f} s", file=sys.stderr)
     return result

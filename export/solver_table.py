@@ -179,8 +179,8 @@ def _check_linear(table: SolverTable) -> None:
         because = f"{' and '.join(guilty)} is on" if guilty else "its step depends on the data"
         raise NonLinearSolverError(
             f"{name} ({type(table.solver.scheduler).__name__}) is not linear: {because} (a replay on other data "
-            f"differs by {float(np.nan_to_num(error, nan=np.inf).max()):.1e}); switch it off in scheduler_config.json, or take "
-            f"another --solver"
+            f"differs by {float(np.nan_to_num(error, nan=np.inf).max()):.1e}); switch it off "
+            f"in scheduler_config.json, or take another --solver"
         )
 
 

@@ -18,23 +18,28 @@ import safetensors.numpy
 from latentc import schema
 from latentc.bundle import MANIFEST, PARITY, GraphBytes
 
-from export.cost import cost_of_graph
+from export.compile import NarrowedStep
+from export.cost import GraphCost, cost_of_graph
 from export.solver_table import SolverTable
 from export.solvers import plain_settings
 from export.source import Source
-from export.trace import TracedStep
 from models.latent_diffusion import LatentDiffusion
 
 REFERENCES = "parity.safetensors"
-_RUNS: Mapping[str, schema.RunsOnce] = {"denoise": "step", "decode": "request"}
+_RUNS: Mapping[str, schema.RunsOnce] = {
+    "prompt": "request",
+    "schedule": "request",
+    "denoise": "step",
+    "decode": "request",
+}
 _RECORDED = ("torch", "diffusers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
-def write_graphs(directory: Path, traced: TracedStep) -> dict[str, GraphBytes]:
+def write_graphs(directory: Path, graphs: Mapping[str, ir.Model]) -> dict[str, GraphBytes]:
     """graphs/NAME.onnx and graphs/NAME.weights; returns their bytes, as the runtime takes them."""
     (directory / "graphs").mkdir()
     written = {}
-    for name, model in traced.graphs.items():
+    for name, model in graphs.items():
         path = directory / "graphs" / f"{name}.onnx"
         weights = path.with_suffix(".weights")
         weights.touch()  # a graph without large weights has none to write
@@ -67,30 +72,30 @@ def write_tables(directory: Path, tables: Sequence[SolverTable]) -> tuple[schema
     return tuple(records)
 
 
-def seal(
-    directory: Path,
+def draft_manifest(
     source: Source,
-    traced: TracedStep,
+    narrowed: NarrowedStep,
     tables: Sequence[SolverTable],
     records: tuple[schema.Table, ...],
-    parity: schema.Parity,
-    references: Mapping[str, np.ndarray],
+    precision: schema.Precision,
+    target: str,
 ) -> schema.Manifest:
-    """Writes the parity report and the manifest with every file's hash, then the manifest's own hash."""
-    (directory / PARITY).write_bytes(_pretty(parity))
-    safetensors.numpy.save_file({k: np.ascontiguousarray(v) for k, v in references.items()}, directory / REFERENCES)
-    model = traced.step.model
-    default = tables[0]
-    manifest = schema.Manifest(
+    """All that the manifest says but the hashes of its files: enough to run the graphs."""
+    model = narrowed.hoisted.step.model
+    defaults = _defaults(model, tables)
+    default = next(t for t in tables if (t.solver.name, t.steps) == (defaults.solver, defaults.steps))
+    return schema.Manifest(
         schema_version=schema.SCHEMA_VERSION,
         name=model.name,
         family=model.family,
         pipeline=model.pipeline,
-        precision="fp32",
+        precision=precision,
+        target=target,
         latent=schema.Latent(**dict(zip(("channels", "height", "width"), model.latent_shape, strict=True))),
         image=schema.Image(**dict(zip(("channels", "height", "width"), model.image_shape, strict=True))),
         conditioning=schema.LabelConditioning(labels=dict(model.labels), null_label=model.null_label),
-        graphs={name: _graph_record(name, graph, default) for name, graph in traced.graphs.items()},
+        graphs={name: _graph_record(name, graph, default) for name, graph in narrowed.graphs.items()},
+        hoisting=_hoisting_record(narrowed, default),
         solvers={
             t.solver.name: schema.Solver(
                 scheduler=type(t.solver.scheduler).__name__, settings=plain_settings(t.solver.scheduler)
@@ -98,8 +103,8 @@ def seal(
             for t in tables
         },
         tables=records,
-        defaults=_defaults(model, tables),
-        files=_file_records(directory),
+        defaults=defaults,
+        files={},
         provenance=schema.Provenance(
             source=source.directory.name,
             source_sha256=dict(source.sha256),
@@ -109,6 +114,15 @@ def seal(
             },
         ),
     )
+
+
+def seal(
+    directory: Path, draft: schema.Manifest, parity: schema.Parity, references: Mapping[str, np.ndarray]
+) -> schema.Manifest:
+    """Writes the parity report, the manifest with every file's hash, and then the manifest's own hash."""
+    (directory / PARITY).write_bytes(_pretty(parity))
+    safetensors.numpy.save_file({k: np.ascontiguousarray(v) for k, v in references.items()}, directory / REFERENCES)
+    manifest = msgspec.structs.replace(draft, files=_file_records(directory))
     data = _pretty(manifest)
     (directory / MANIFEST).write_bytes(data)
     digest = hashlib.sha256(data).hexdigest()
@@ -124,8 +138,7 @@ def _defaults(model: LatentDiffusion, tables: Sequence[SolverTable]) -> schema.D
 
 
 def _graph_record(name: str, graph: ir.Model, table: SolverTable) -> schema.Graph:
-    slots = 1 + table.calls + table.noise_draws
-    cost = cost_of_graph(graph, {"batch": 1, "guidance_branches": 1, "slots": slots})
+    cost = _cost(name, graph, table)
     return schema.Graph(
         file=f"graphs/{name}.onnx",
         weights=f"graphs/{name}.weights",
@@ -136,6 +149,30 @@ def _graph_record(name: str, graph: ir.Model, table: SolverTable) -> schema.Grap
         parameters=cost.parameters,
         weight_bytes=cost.weight_bytes,
         flops=cost.flops,
+    )
+
+
+def _cost(name: str, graph: ir.Model, table: SolverTable) -> GraphCost:
+    """At batch 1 without guidance, at the default table; the schedule graph runs all its calls as one batch."""
+    rows = table.calls if name == "schedule" else 1
+    slots = 1 + table.calls + table.noise_draws
+    return cost_of_graph(graph, {"batch": 1, "guidance_branches": rows, "slots": slots})
+
+
+def _hoisting_record(narrowed: NarrowedStep, table: SolverTable) -> schema.Hoisting:
+    layout, whole = narrowed.hoisted.layout, narrowed.hoisted.whole
+    cost = _cost("denoise", whole, table)
+    return schema.Hoisting(
+        rows_per_step="one" if layout is None or layout.rows_per_step == "1" else "batch",
+        row_width=layout.width if layout is not None else 0,
+        schedule_inputs=tuple(
+            schema.ScheduleInput(name=item.name, feed=item.feed.value)
+            for item in (layout.schedule_inputs if layout is not None else ())
+        ),
+        whole_nodes=cost.nodes,
+        whole_parameters=cost.parameters,
+        whole_weight_bytes=cost.weight_bytes,
+        whole_flops=cost.flops,
     )
 
 

@@ -27,6 +27,14 @@ class ConditioningInput:
 
 
 @dataclass(frozen=True)
+class KnownOverflow:
+    """Where half precision is known to overflow: a pattern that is searched in node and weight names, and why."""
+
+    pattern: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class LatentDiffusion:
     """A trained pipeline in float32 on the CPU, in eval mode.
 
@@ -49,6 +57,7 @@ class LatentDiffusion:
     null_label: int
     default_steps: int
     default_cfg_scale: float
+    overflows: tuple[KnownOverflow, ...] = ()
 
 
 @dataclass(frozen=True)

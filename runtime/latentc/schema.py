@@ -12,6 +12,7 @@ SCHEMA_VERSION = 1
 
 DType: TypeAlias = Literal["float32", "float16", "int64", "int32", "bool"]
 Dim: TypeAlias = int | str  # a number, or the name of a symbolic dimension
+Precision: TypeAlias = Literal["fp32", "fp16"]
 RunsOnce: TypeAlias = Literal["process", "request", "step"]
 
 
@@ -63,6 +64,32 @@ class Solver(Strict, frozen=True):
 
     scheduler: str  # the diffusers class
     settings: dict[str, bool | int | float | str | list[float] | None]
+
+
+class ScheduleInput(Strict, frozen=True):
+    """How an input of the schedule graph is fed when all N steps run as one batch.
+
+    stack: the values of the steps, one below the other; tile: N copies along the first axis; once: as it is.
+    """
+
+    name: str
+    feed: Literal["stack", "tile", "once"]
+
+
+class Hoisting(Strict, frozen=True):
+    """What left the loop, and what one step would cost with nothing hoisted.
+
+    Step i reads block i of the schedule graph's output: float32 [rows_per_step, row_width]. Without a
+    schedule graph `row_width` is 0.
+    """
+
+    rows_per_step: Literal["one", "batch"]  # one for all images, or one for each image and guidance branch
+    row_width: int
+    schedule_inputs: tuple[ScheduleInput, ...]
+    whole_nodes: int
+    whole_parameters: int
+    whole_weight_bytes: int
+    whole_flops: int
 
 
 class Latent(Strict, frozen=True):
@@ -118,11 +145,13 @@ class Manifest(Strict, frozen=True):
     name: str
     family: str
     pipeline: str
-    precision: Literal["fp32"]
+    precision: Precision
+    target: str  # what the graphs' opset and operators were written for
     latent: Latent
     image: Image
     conditioning: LabelConditioning
     graphs: dict[str, Graph]
+    hoisting: Hoisting
     solvers: dict[str, Solver]
     tables: tuple[Table, ...]
     defaults: Defaults
@@ -161,3 +190,4 @@ class Parity(Strict, frozen=True):
     labels: tuple[int, ...]
     references: str
     figures: tuple[Figure, ...]
+    phases: tuple[Figure, ...]  # each of the compiler's phases against the one before it

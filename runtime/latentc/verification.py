@@ -45,14 +45,21 @@ def measured(bundle: Bundle, backend: Backend) -> Iterator[Figure]:
 def _components(
     parity: Parity, references: dict[str, Array], backend: Backend, engines: dict[str, Engine], against: str
 ) -> Iterator[Figure]:
-    for figure in parity.figures:
-        component, _, name = figure.tensor.partition("/")
-        if component == TRAJECTORY:
-            continue
-        prefix = f"{component}/input/"
-        inputs = {key.removeprefix(prefix): value for key, value in references.items() if key.startswith(prefix)}
-        expected = _reference(references, f"{component}/output/{name}", parity.references)
-        yield _measured(figure, run_once(backend, engines[component], inputs, name, expected.shape), expected, against)
+    for component, engine in engines.items():
+        figures = [figure for figure in parity.figures if figure.tensor.partition("/")[0] == component]
+        inputs = _tensors_below(references, f"{component}/input/")
+        expected = _tensors_below(references, f"{component}/output/")
+        missing = [figure.tensor for figure in figures if figure.tensor.partition("/")[2] not in expected]
+        if missing:
+            raise BundleError(f"{parity.references} has no output {', '.join(missing)}")
+        actual = run_once(backend, engine, inputs, {name: values.shape for name, values in expected.items()})
+        for figure in figures:
+            name = figure.tensor.partition("/")[2]
+            yield _measured(figure, actual[name], expected[name], against)
+
+
+def _tensors_below(references: dict[str, Array], prefix: str) -> dict[str, Array]:
+    return {key.removeprefix(prefix): value for key, value in references.items() if key.startswith(prefix)}
 
 
 def _trajectory(
@@ -82,7 +89,7 @@ def _trajectory(
         trajectory = trajectory_of_labels(
             table, noise, parity.labels, bundle.manifest.conditioning.null_label, parity.cfg_scale
         )
-        image = sample(backend, engines["denoise"], engines["decode"], trajectory, bundle.manifest.image)
+        image = sample(backend, engines, bundle.manifest, trajectory)
         yield _measured(figure, image, expected, against)
 
 

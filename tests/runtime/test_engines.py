@@ -35,7 +35,7 @@ def drawn(bundle: Bundle, backend: Backend, built: bool) -> toy.Floats:
     table = table_from_bundle(bundle, bundle.manifest.tables[1])
     noise = noise_from_seed(3, (1, toy.CHANNELS, toy.SIZE, toy.SIZE), 0)
     trajectory = trajectory_of_labels(table, noise, (1,), toy.NULL_LABEL, 2.0)
-    return sample(backend, loaded.engines["denoise"], loaded.engines["decode"], trajectory, bundle.manifest.image)
+    return sample(backend, loaded.engines, bundle.manifest, trajectory)
 
 
 def test_built_engines_draw_the_same_picture(bundle: Path, backend: Backend) -> None:

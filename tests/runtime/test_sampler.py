@@ -23,8 +23,8 @@ def test_picture_equals_the_loop_in_numpy(pristine: Path, solver: str, steps: in
     table = table_from_bundle(bundle, record)
     noise = noise_from_seed(5, SHAPE, table.noise_draws)
     trajectory = trajectory_of_labels(table, noise, (0, 2), toy.NULL_LABEL, cfg_scale)
-    denoise, decode = (backend.load_graph(bundle.graph(name)) for name in ("denoise", "decode"))
-    picture = sample(backend, denoise, decode, trajectory, bundle.manifest.image)
+    engines = {name: backend.load_graph(bundle.graph(name)) for name in bundle.manifest.graphs}
+    picture = sample(backend, engines, bundle.manifest, trajectory)
     expected = toy.toy_trajectory(toy.toy_model(), toy.table_of(solver, steps), noise, (0, 2), cfg_scale)
     assert expected.std() > 0.05, "the toy picture must not be flat, or this test could not fail"
     np.testing.assert_allclose(picture, expected, rtol=0, atol=1e-5)
@@ -34,9 +34,9 @@ def test_steps_can_be_watched_and_stopped(pristine: Path) -> None:
     bundle, backend = open_bundle(pristine), open_backend("onnxruntime", threads=1)
     table = table_from_bundle(bundle, next(t for t in bundle.manifest.tables if t.solver == "heun"))
     trajectory = trajectory_of_labels(table, noise_from_seed(5, SHAPE, 0), (0, 1), toy.NULL_LABEL, 2.0)
-    denoise, decode = (backend.load_graph(bundle.graph(name)) for name in ("denoise", "decode"))
-    assert list(Sampling(backend, denoise, decode, trajectory, bundle.manifest.image).steps()) == [1, 2, 3, 4, 5]
-    half = Sampling(backend, denoise, decode, trajectory, bundle.manifest.image)
+    engines = {name: backend.load_graph(bundle.graph(name)) for name in bundle.manifest.graphs}
+    assert list(Sampling(backend, engines, bundle.manifest, trajectory).steps()) == [1, 2, 3, 4, 5]
+    half = Sampling(backend, engines, bundle.manifest, trajectory)
     assert next(half.steps()) == 1
     assert half.decode().shape == (2, 3, toy.SIZE * toy.SCALE, toy.SIZE * toy.SCALE)
 

@@ -122,6 +122,7 @@ def write_bundle(root: Path, name: str = "toy") -> Path:
         family="dit",
         pipeline="DiTPipeline",
         precision="fp32",
+        target="onnxruntime",
         latent=schema.Latent(channels=CHANNELS, height=SIZE, width=SIZE),
         image=schema.Image(channels=3, height=SIZE * SCALE, width=SIZE * SCALE),
         conditioning=schema.LabelConditioning(labels=LABELS, null_label=NULL_LABEL),
@@ -145,6 +146,15 @@ def write_bundle(root: Path, name: str = "toy") -> Path:
                 schema.TensorSpec(name="image", dtype="float32", shape=("batch", 3, SIZE * SCALE, SIZE * SCALE)),
             ),
         },
+        hoisting=schema.Hoisting(
+            rows_per_step="one",
+            row_width=0,
+            schedule_inputs=(),
+            whole_nodes=10,
+            whole_parameters=40,
+            whole_weight_bytes=160,
+            whole_flops=1000,
+        ),
         solvers={
             solver: schema.Solver(scheduler=f"{solver}Scheduler", settings={}) for solver in ("plain", "heun", "sde")
         },
@@ -241,6 +251,7 @@ def _write_parity(root: Path, model: ToyModel) -> None:
             schema.Figure(tensor=tensor, measure=measure, value=value, bound=bound, against="numpy")  # type: ignore[arg-type]
             for tensor, measure, value, bound in figures
         ),
+        phases=(),
     )  # fmt: skip
     (root / "parity.json").write_bytes(msgspec.json.encode(parity))
 

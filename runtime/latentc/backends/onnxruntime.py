@@ -50,6 +50,9 @@ class HostBuffer:
     def view(self, index: int) -> "HostBuffer":
         return HostBuffer(self.array[index])
 
+    def shaped(self, shape: tuple[int, ...]) -> "HostBuffer":
+        return HostBuffer(self.array.reshape(shape))
+
     def write(self, values: Array) -> None:
         if values.shape != self.array.shape:  # copyto would broadcast
             raise ValueError(f"expected shape {list(self.array.shape)}, got {list(values.shape)}")

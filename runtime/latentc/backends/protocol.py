@@ -25,6 +25,9 @@ class Buffer(Protocol):
     def view(self, index: int) -> "Buffer":
         """The memory of row `index` along the first axis: no copy, and alive as long as this is."""
 
+    def shaped(self, shape: tuple[int, ...]) -> "Buffer":
+        """The same memory under another shape of as many elements."""
+
     def write(self, values: Array) -> None:
         """Copies `values`, of the same shape and dtype, from the host."""
 

@@ -100,7 +100,7 @@ def run(options: Options) -> None:
     shape = (len(request.labels), manifest.latent.channels, manifest.latent.height, manifest.latent.width)
     noise = noise_from_seed(seed, shape, table.noise_draws, first)
     trajectory = trajectory_of_labels(table, noise, request.labels, manifest.conditioning.null_label, request.cfg_scale)
-    sampling = Sampling(backend, loaded.engines["denoise"], loaded.engines["decode"], trajectory, manifest.image)
+    sampling = Sampling(backend, loaded.engines, manifest, trajectory)
     stopwatch.lap("prepare")
     bar = ProgressBar("denoise", table.calls)
     for call in sampling.steps():

@@ -1,0 +1,119 @@
+"""What happens to the traced graphs before they are written: clean, hoist, narrow, check.
+
+Each phase takes the graphs of the phase before it, gives new ones, and is proven: both are run on the
+same inputs, and how far apart they are is a figure of the parity report (export/proof.py).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from latentc.errors import LatentcError
+from latentc.schema import Figure, Precision
+
+from export.hoist import CostModel, InputClass, Layout, Partition, partition
+from export.passes.pipeline import clean_graph
+from export.precision import HalfReport, Island, to_half
+from export.proof import Parts, compare_phase, run_model, run_parts
+from export.step import FusedStep
+from export.targets import Target, check_target
+from export.trace import TracedStep
+
+PHASE_BOUND = 1e-6  # relative L2 of a phase that changes no arithmetic, float32
+LOOP_INPUTS = ("history", "input_row")
+SCHEDULE_INPUTS = ("timestep",)
+
+
+@dataclass(frozen=True)
+class HoistedStep:
+    """The step as parts: `prompt` and `schedule` where something could leave the loop, `denoise`, `decode`."""
+
+    step: FusedStep
+    whole: ir.Model  # the denoise graph before anything left it
+    parts: Parts
+    decode: ir.Model
+    partition: Partition | None  # what was cut where, and why
+    figures: tuple[Figure, ...]
+
+    @property
+    def graphs(self) -> dict[str, ir.Model]:
+        """The graphs by their names in the bundle, in the order in which a request runs them."""
+        return {**self.parts.graphs, "decode": self.decode}
+
+    @property
+    def layout(self) -> Layout | None:
+        """How the parts feed each other; None if nothing was hoisted."""
+        return self.parts.layout
+
+
+def clean_graphs(traced: TracedStep, target: Target, inputs: Mapping[str, Mapping[str, np.ndarray]]) -> HoistedStep:
+    """Folds, removes and rewrites for `target`; the graphs that were given are left alone."""
+    figures = []
+    cleaned = {}
+    for name, before in traced.graphs.items():
+        cleaned[name] = clean_graph(before.clone(), target)
+        expected = run_model(before, inputs[name])
+        figures += compare_phase("clean", name, run_model(cleaned[name], inputs[name]), expected, PHASE_BOUND)
+    return HoistedStep(
+        step=traced.step,
+        whole=cleaned["denoise"],
+        parts=Parts({"denoise": cleaned["denoise"]}, None),
+        decode=cleaned["decode"],
+        partition=None,
+        figures=tuple(figures),
+    )
+
+
+def hoist(clean: HoistedStep, steps: int, inputs: Mapping[str, np.ndarray], flops_per_byte: float) -> HoistedStep:
+    """Splits the step into what runs once a request and what runs every step (export/hoist)."""
+    classes = {
+        value.name or "": InputClass.LOOP
+        if value.name in LOOP_INPUTS
+        else InputClass.SCHEDULE
+        if value.name in SCHEDULE_INPUTS
+        else InputClass.PROMPT
+        for value in clean.whole.graph.inputs
+    }
+    cost_model = CostModel(
+        dims={"slots": 1 + steps, "batch": 1, "guidance_branches": 2}, steps=steps, flops_per_byte=flops_per_byte
+    )
+    result = partition(clean.whole, classes, cost_model)
+    named = {"prompt": result.prompt, "schedule": result.schedule, "denoise": result.denoise}
+    parts = Parts({name: graph for name, graph in named.items() if graph is not None}, result.layout)
+    figures = compare_phase("hoist", "denoise", run_parts(parts, inputs), run_model(clean.whole, inputs), PHASE_BOUND)
+    return HoistedStep(clean.step, clean.whole, parts, clean.decode, result, (*clean.figures, *figures))
+
+
+@dataclass(frozen=True)
+class NarrowedStep:
+    """The graphs as they are written, and what half precision did to each."""
+
+    hoisted: HoistedStep
+    graphs: Mapping[str, ir.Model]
+    half: Mapping[str, HalfReport]
+
+
+def narrow(
+    hoisted: HoistedStep,
+    precision: Precision,
+    calibration: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
+) -> NarrowedStep:
+    """Writes half precision into the graphs that run every step or hold the decoder; the prologue stays float32."""
+    if precision == "fp32":
+        return NarrowedStep(hoisted, hoisted.graphs, {})
+    graphs = dict(hoisted.graphs)
+    islands = [Island(known.pattern, known.reason) for known in hoisted.step.model.overflows]
+    reports = {}
+    for name, samples in calibration.items():
+        result = to_half(graphs[name].clone(), samples, islands if name == "denoise" else ())
+        graphs[name], reports[name] = result.model, result.report
+    return NarrowedStep(hoisted, graphs, reports)
+
+
+def check_graphs(narrowed: NarrowedStep, target: Target) -> None:
+    """Raises LatentcError with every operator, dtype or limit that the target's parser does not take."""
+    findings = [f"{name}: {f}" for name, graph in narrowed.graphs.items() for f in check_target(graph, target)]
+    if findings:
+        more = f"; and {len(findings) - 3} more" if len(findings) > 3 else ""
+        raise LatentcError(f"{target} does not take these graphs: {'; '.join(findings[:3])}{more}")

@@ -1,0 +1,42 @@
+"""--dump DIR: the graphs of every phase, what was cut where and why, and what half precision did.
+
+1-trace/ 2-clean/ 4-final/   NAME.onnx, weights left out
+3-hoist/                     partition.txt and .json, nodes.tsv, the whole and its parts
+4-final/NAME.half.tsv        every float32 island with its reason, and weights that half holds badly
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+
+from export.compile import HoistedStep, NarrowedStep
+from export.hoist import write_dump
+from export.hoist.dump import without_weights
+from export.precision import HalfReport
+from export.trace import TracedStep
+
+
+def dump_phases(directory: Path, traced: TracedStep, clean: HoistedStep, narrowed: NarrowedStep) -> None:
+    """Writes all of it; files of an older dump are replaced."""
+    _write_graphs(directory / "1-trace", traced.graphs)
+    _write_graphs(directory / "2-clean", clean.graphs)
+    if narrowed.hoisted.partition is not None:
+        write_dump(directory / "3-hoist", narrowed.hoisted.partition)
+    _write_graphs(directory / "4-final", narrowed.graphs)
+    for name, report in narrowed.half.items():
+        (directory / "4-final" / f"{name}.half.tsv").write_text(_half_table(report), encoding="utf-8")
+
+
+def _write_graphs(directory: Path, graphs: Mapping[str, ir.Model]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, model in graphs.items():
+        ir.save(without_weights(model, name), directory / f"{name}.onnx")
+
+
+def _half_table(report: HalfReport) -> str:
+    lines = [f"# {report.num_half_nodes} nodes in float16, {len(report.islands)} in float32, {report.num_casts} casts"]
+    lines += ["node\toperator\tpeak\treason"]
+    lines += [f"{i.node}\t{i.op_type}\t{'' if i.peak is None else f'{i.peak:.4g}'}\t{i.reason}" for i in report.islands]
+    lines += [f"weight {fit.name}\t\t\t{fit}" for fit in report.weights]
+    return "\n".join(lines) + "\n"
