@@ -8,11 +8,11 @@ import torch
 from accelerate import Accelerator
 from diffusers.models.embeddings import LabelEmbedding
 
-from models.ldm.augment import generator_at
-from models.ldm.autoencoder import autoencoder_from_config
+from models.ldm.augment import generator_at, pixels_from_uint8
+from models.ldm.autoencoder import autoencoder_from_config, reconstructed
 from models.ldm.config import NULL_CLASS
 from models.ldm.journal import load_state
-from models.ldm.latents import CachedLatents, cache_latents
+from models.ldm.latents import CachedLatents, balance_channels, cache_latents, encoded
 from models.ldm.train_transformer import denoising_batch, picture_weights, train_transformer
 from models.ldm.transformer import noise_schedule, transformer_from_config
 from tests.models.ldm import tiny
@@ -93,13 +93,33 @@ def test_resumed_run_is_bit_exact(tmp_path: Path, cached: CachedLatents):
     assert (whole / "grid-000004.png").is_file()
 
 
-def test_latents_are_cached_at_unit_scale(tmp_path: Path):
-    vae = autoencoder_from_config(tiny.AUTOENCODER, 16)
+def test_latents_are_cached_at_unit_scale_and_balanced(tmp_path: Path):
+    torch.manual_seed(0)
+    vae, again = (autoencoder_from_config(tiny.AUTOENCODER, 16).eval() for _ in range(2))
+    again.load_state_dict(vae.state_dict())
     pictures = tiny.pictures(8, seed=1)
+    pixels = pixels_from_uint8(pictures.images)
+    before = reconstructed(vae, pixels)
     first = cache_latents(vae, pictures, 2, 1, 0, tmp_path / "latents.pt")
     assert first.values.shape == (2, 8, 4, 8, 8)
-    assert first.values.std().item() == pytest.approx(1.0, rel=1e-4)
+    assert torch.allclose(first.values.mean(dim=(0, 1, 3, 4)), torch.zeros(4), atol=1e-5)
+    assert torch.allclose(first.values.std(dim=(0, 1, 3, 4)), torch.ones(4), rtol=1e-3)
     assert not torch.equal(first.values[0], first.values[1])
-    again = cache_latents(vae, pictures, 2, 1, 0, tmp_path / "latents.pt")
-    assert torch.equal(first.values, again.values)
-    assert first.scaling_factor == again.scaling_factor
+    # The network itself now speaks of these latents, and says the same pictures.
+    assert torch.allclose(encoded(vae, pixels) * first.scaling_factor, first.values[0], atol=1e-4)
+    assert torch.allclose(reconstructed(vae, pixels), before, atol=1e-4)
+    second = cache_latents(again, pictures, 2, 1, 0, tmp_path / "latents.pt")
+    assert torch.equal(first.values, second.values)
+    assert first.scaling_factor == second.scaling_factor
+    for name, value in vae.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_balancing_keeps_the_spread_of_the_posterior_in_proportion():
+    torch.manual_seed(0)
+    vae = autoencoder_from_config(tiny.AUTOENCODER, 16).eval()
+    pixels = pixels_from_uint8(tiny.pictures(2, seed=1).images)
+    before = vae.encode(pixels).latent_dist.std
+    gain = torch.tensor([0.5, 1.0, 2.0, 4.0])
+    balance_channels(vae, torch.tensor([1.0, 0.0, -1.0, 0.5]), gain)
+    assert torch.allclose(vae.encode(pixels).latent_dist.std, before * gain[:, None, None], rtol=1e-4)
