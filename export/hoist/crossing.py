@@ -61,6 +61,8 @@ def crossing_cost(
     num_bytes = subject.num_bytes(value)
     if num_bytes is None:
         return f"the shape of {value.name!r} is unknown"
+    if value.shape is None or not value.shape.evaluate(subject.base.dims).is_static():
+        return f"the shape of {value.name!r} is known for these sizes ({value.shape}) and not in general"
     if value.is_graph_input():
         per_step = subject.classes[value] is ValueClass.SCHEDULE
         return model.row_crossing(num_bytes) if per_step else model.prompt_crossing(num_bytes)

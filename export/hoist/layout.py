@@ -20,7 +20,7 @@ SCHEDULE_ROW = "schedule_row"
 class Feed(Enum):
     """What an input of the schedule graph is given, for N steps."""
 
-    STACK = "stack"  # the N values of the steps, one below the other (one row each if rows_per_step is 1)
+    STACK = "stack"  # the N values of the steps, one below the other; symbolic dims of 1 each if rows_per_step is 1
     TILE = "tile"  # N copies along the first axis
     ONCE = "once"  # what the request has
 

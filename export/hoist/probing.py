@@ -1,6 +1,6 @@
 """Shapes of a graph at several bindings of its symbolic dims, and the ways to stack steps that its inputs allow."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -54,20 +54,23 @@ def complete_shapes(model: ir.Model, probes: Probes) -> None:
     for node in model.graph:
         for value in node.outputs:
             shapes = [probe.shapes.get(value.name or "") for probe in _all(probes)]
-            if any(shape is None for shape in shapes) or (
-                value.shape is not None and not value.shape.has_unknown_dim()
-            ):
+            if any(shape is None for shape in shapes) or _is_known(value.shape, known):
                 continue
             columns = list(zip(*(shape for shape in shapes if shape is not None), strict=True))
             dims = [column[0] if len(set(column)) == 1 else bound.get(column) for column in columns]
             value.shape = ir.Shape(dims)
 
 
+def _is_known(shape: ir.Shape | None, known: Collection[str]) -> bool:
+    """Whether all dims of `shape` are numbers or `known` expressions."""
+    return shape is not None and all(isinstance(dim, int) or str(dim) in known for dim in shape.dims)
+
+
 def stackings_of(model: ir.Model, classes: Classes, probes: Probes, *, equal_rows: bool) -> list[Stacking] | str:
     """The ways to run all steps at once, or why there is none.
 
-    `equal_rows` says that all items of a schedule input are equal within a step, as a timestep is for every image: then
-    one row a step is enough for what depends on the timestep alone.
+    `equal_rows` says that a schedule input does not vary along its symbolic dims within a step, as a timestep is the
+    same for every image: then one row a step is enough for what depends on the timestep alone.
     """
     inputs = [value for value in model.graph.inputs if classes[value] is ValueClass.SCHEDULE]
     leading = {value.shape.dims[0] if value.shape is not None and len(value.shape) else None for value in inputs}

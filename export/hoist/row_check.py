@@ -33,11 +33,15 @@ def mixing_values(schedule: ir.Model, feeds: Mapping[str, Feed], stacking: Stack
         if feeds[name] is Feed.STACK:
             for step in steps:
                 item = _random(value, stacking.step, generator, MAX_TIMESTEP)
-                step[name] = np.full_like(item, item.flat[0]) if stacking.timestep_only else item
+                step[name] = np.broadcast_to(_one(item, value), item.shape) if stacking.timestep_only else item
         else:
             common[name] = _random(value, stacking.step, generator, 1.0)
     tiled = {n: np.concatenate([a] * stacking.num_steps) if feeds[n] is Feed.TILE else a for n, a in common.items()}
-    stacked = {name: np.concatenate([_row(step[name], stacking) for step in steps]) for name in steps[0]}
+    by_name = {value.name or "": value for value in schedule.graph.inputs}
+    stacked = {
+        name: np.concatenate([_one(s[name], by_name[name]) if stacking.timestep_only else s[name] for s in steps])
+        for name in steps[0]
+    }
     session = _session(schedule)
     together = session.run(None, {**tiled, **stacked})
     errors = {value.name or "": 0.0 for value in schedule.graph.outputs}
@@ -59,9 +63,10 @@ def relative_l2(value: Array, reference: Array) -> float:
     return float(np.linalg.norm((a - b).ravel())) / norm if norm else float(np.any(a != b))
 
 
-def _row(step: Array, stacking: Stacking) -> Array:
-    """What the stacked run is given of a step: all of it, or one item where all are equal."""
-    return step[(slice(0, 1),) * step.ndim] if stacking.timestep_only else step
+def _one(array: Array, value: ir.Value) -> Array:
+    """The first item along every symbolic dim."""
+    assert value.shape is not None
+    return array[tuple(slice(None) if isinstance(dim, int) else slice(0, 1) for dim in value.shape)]
 
 
 def _random(value: ir.Value, dims: Mapping[str, int], generator: np.random.Generator, scale: float) -> Array:

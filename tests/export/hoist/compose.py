@@ -46,10 +46,12 @@ def largest_error(
     request = {value.name or "": random(value, dims, generator) for value in by_class[InputClass.PROMPT]}
     schedule = []
     for _ in range(steps):
-        timestep = np.float32(generator.uniform(0, 1000))
-        schedule.append(
-            {v.name or "": np.full_like(random(v, dims, generator), timestep) for v in by_class[InputClass.SCHEDULE]}
-        )
+        scale = generator.uniform(0, 1000)
+        step = {}
+        for value in by_class[InputClass.SCHEDULE]:  # one value along the symbolic dims
+            drawn = np.abs(random(value, dims, generator)) * scale
+            step[value.name or ""] = np.broadcast_to(one_row(drawn, value), drawn.shape).astype(value.dtype.numpy())
+        schedule.append(step)
     known = dict(request)
     if partition.prompt is not None:
         known |= outputs(session(partition.prompt), request)
@@ -66,16 +68,22 @@ def largest_error(
     return worst
 
 
+def one_row(array: np.ndarray, value: ir.Value) -> np.ndarray:
+    """The first item along every symbolic dim of `value`."""
+    return array[tuple(slice(None) if isinstance(dim, int) else slice(0, 1) for dim in value.shape)]
+
+
 def schedule_rows(partition: Partition, known: Arrays, steps: list[Arrays]) -> np.ndarray | None:
     """[steps, rows per step, width]: the table of a request."""
     if partition.schedule is None:
         return None
-    one_row = partition.layout.rows_per_step == "1"
+    single = partition.layout.rows_per_step == "1"
+    values = {value.name: value for value in partition.whole.graph.inputs}
     feeds = {}
     for item in partition.layout.schedule_inputs:
         if item.feed is Feed.STACK:
             arrays = [step[item.name] for step in steps]
-            feeds[item.name] = np.concatenate([a[(slice(0, 1),) * a.ndim] if one_row else a for a in arrays])
+            feeds[item.name] = np.concatenate([one_row(a, values[item.name]) if single else a for a in arrays])
         elif item.feed is Feed.TILE:
             feeds[item.name] = np.concatenate([known[item.name]] * len(steps))
         else:
