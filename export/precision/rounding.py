@@ -1,7 +1,7 @@
 """A half-precision graph as a backend without half would have to compute it: each result rounded to float16.
 
 ONNX Runtime's CPU backend has few float16 kernels: it widens the rest to float32 and then drops the casts *between* two
-widened nodes, so that a chain of half nodes never rounds in between. It so reports 1.4 to 5 times less error than half
+widened nodes, so that a chain of half nodes never rounds in between. It so reports up to six times less error than half
 precision has (ADR 0011). Here every float16 node is written as float32 with explicit casts around it, which ONNX
 Runtime keeps: the error is the honest one, save for the order of sums. A parity bound for fp16 is measured with this.
 """
