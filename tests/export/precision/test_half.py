@@ -156,3 +156,25 @@ def test_a_resize_keeps_its_scales_in_float32() -> None:
     assert resize.inputs[0].dtype is ir.DataType.FLOAT16
     assert resize.inputs[2].dtype is ir.DataType.FLOAT
     assert relative_error(run(ir.Model(graph, ir_version=8), feed), want) < STEP_BOUND
+
+
+def test_an_attention_mask_of_the_lowest_float_stays_finite() -> None:
+    """transformers masks with finfo.min: minus infinity in half, and not a number in a row that is all masked."""
+    constants = {
+        "w": matrix(1, WIDTH, WIDTH),
+        "zero": np.array(0, np.float32),
+        "low": np.array(np.finfo(np.float32).min, np.float32),
+    }
+    model = parsed(
+        "s = MatMul(x, w) m = Where(keep, zero, low) a = Add(s, m) p = Softmax(a) y = MatMul(p, w)",
+        inputs="float[4, 16] x, bool[4, 16] keep",
+        output="float[4, 16] y",
+        constants=constants,
+    )
+    keep = np.random.default_rng(0).random((4, WIDTH)) > 0.5
+    keep[0] = False
+    feed = {"x": matrix(2, 4, WIDTH), "keep": keep}
+    want = run(model, feed)
+    result = to_half(model)  # found without calibration: the constant does not fit
+    assert [fit.name for fit in result.report.weights] == ["low"]
+    assert relative_error(run(with_every_result_rounded(result.model), feed), want) < STEP_BOUND
