@@ -9,7 +9,10 @@ import pytest
 from export.cli import main, parser
 
 # A change here is a change for every script that calls the compiler: it goes into CHANGELOG.md.
-FLAGS = {"-h", "--help", "--output", "--solver", "--steps", "--rtol", "--min-psnr"}
+FLAGS = {
+    *("-h", "--help", "--output", "--solver", "--steps", "--precision", "--target", "--no-hoist", "--flops-per-byte"),
+    *("--dump", "--rtol", "--min-psnr"),
+}
 
 
 def test_flags_are_frozen() -> None:
@@ -37,7 +40,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     arguments: list[str], code: int, message: str, random_dit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("export.pipeline.trace_step", lambda step: pytest.fail("traced before the input was checked"))
+    monkeypatch.setattr("export.pipeline.trace_step", lambda *_: pytest.fail("traced before the input was checked"))
     filled = [argument.format(tmp=tmp_path, source=random_dit) for argument in arguments]
     assert main(filled) == code
     errors = [line for line in capsys.readouterr().err.splitlines() if "error" in line]

@@ -8,8 +8,10 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from latentc.backends import open_backend
@@ -17,15 +19,16 @@ from latentc.bundle import GraphBytes, open_bundle
 from latentc.errors import ParityError
 from latentc.parity import psnr_db
 from latentc.sampler import sample
+from latentc.schema import Manifest, TensorSpec
 from latentc.table import table_from_bundle
 from latentc.trajectory import noise_from_seed, trajectory_of_labels
 from torch import nn
 
+from export.compile import NarrowedStep
 from export.pipeline import ExportOptions, export_bundle
 from export.solver_table import SolverTable
 from export.solvers import solver_from_name
 from export.source import Source
-from export.step import FusedStep
 from export.verify import Bounds, Verified, verify_graphs
 from models.components import load_scheduler
 from models.dit.reference import reference_image
@@ -44,8 +47,8 @@ def draw(bundle_path: Path, solver: str, steps: int, request: ReferenceRequest) 
     noise = noise_from_seed(request.seed, latent, table.noise_draws)
     trajectory = trajectory_of_labels(table, noise, request.labels, manifest.conditioning.null_label, request.cfg_scale)
     backend = open_backend("onnxruntime")
-    denoise, decode = (backend.load_graph(bundle.graph(name)) for name in ("denoise", "decode"))
-    return sample(backend, denoise, decode, trajectory, manifest.image)
+    engines = {name: backend.load_graph(bundle.graph(name)) for name in manifest.graphs}
+    return sample(backend, engines, manifest, trajectory)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -87,6 +90,63 @@ def test_manifest_says_what_is_there(random_dit_bundle: Path) -> None:
     assert str(random_dit_bundle.parent) not in text
 
 
+def test_the_modulation_has_left_the_loop(random_dit_bundle: Path) -> None:
+    """DESIGN 2: the adaLN layers and embedders run once a request, and each step reads one row."""
+    bundle = open_bundle(random_dit_bundle)
+    manifest = bundle.manifest
+    assert list(manifest.graphs) == ["schedule", "denoise", "decode"]
+    assert manifest.graphs["denoise"].parameters < 0.5 * manifest.hoisting.whole_parameters
+    assert "timestep" not in {spec.name for spec in manifest.graphs["denoise"].inputs}
+    row = next(spec for spec in manifest.graphs["denoise"].inputs if spec.name == "schedule_row")
+    assert row.shape[-1] == manifest.hoisting.row_width > 0
+    phases = {(figure.tensor, figure.against.split(":")[0]) for figure in bundle.parity().phases}
+    assert phases == {
+        ("denoise/prediction", "phase clean"),
+        ("decode/image", "phase clean"),
+        ("denoise/prediction", "phase hoist"),
+    }
+    assert all(figure.holds and figure.bound == 1e-6 for figure in bundle.parity().phases)
+
+
+def test_without_hoisting_it_is_the_same_picture(random_dit: Path, random_dit_bundle: Path, tmp_path: Path) -> None:
+    options = ExportOptions(
+        source=str(random_dit), output=tmp_path / "whole", solvers=("ddim",), steps=(4,), hoist=False
+    )
+    manifest = export_bundle(options)
+    assert list(manifest.graphs) == ["denoise", "decode"]
+    assert manifest.graphs["denoise"].parameters == manifest.hoisting.whole_parameters
+    request = ReferenceRequest(labels=(1, 7), seed=2, steps=4, cfg_scale=3.0)
+    whole, hoisted = (draw(path, "ddim", 4, request) for path in (tmp_path / "whole", random_dit_bundle))
+    assert psnr_db(whole, hoisted, peak=1.0) >= 100.0
+
+
+def test_half_precision_for_tensorrt_8_6(random_dit: Path, tmp_path: Path) -> None:
+    """Opset 17, weights and loop in float16, history and prediction in float32, and what was done where in the dump."""
+    options = ExportOptions(
+        source=str(random_dit), output=tmp_path / "b", steps=(4,), precision="fp16", target="tensorrt-8.6",
+        dump=tmp_path / "dump",
+    )  # fmt: skip
+    manifest = export_bundle(options)
+    assert (manifest.precision, manifest.target) == ("fp16", "tensorrt-8.6")
+    bundle = open_bundle(tmp_path / "b")
+    figures = {figure.tensor: figure for figure in bundle.parity().figures}
+    assert 1e-5 < figures["denoise/prediction"].value <= 1e-2  # half precision really was used, and holds its bound
+    assert figures["trajectory/image"].value >= 35.0
+    assert all(spec.dtype == "float32" for name in ("history", "prediction") for spec in _specs(manifest, name))
+    denoise = onnx.load_from_string(bytes(bundle.view("graphs/denoise.onnx")))
+    assert [(opset.domain, opset.version) for opset in denoise.opset_import] == [("", 17)]
+    held = {tensor.data_type for tensor in denoise.graph.initializer if tensor.external_data}
+    assert onnx.TensorProto.FLOAT16 in held
+    table = (tmp_path / "dump" / "4-final" / "denoise.half.tsv").read_text()
+    assert "softmax: exp and its sum" in table
+    assert "parameters in the loop" in (tmp_path / "dump" / "3-hoist" / "partition.txt").read_text()
+
+
+def _specs(manifest: Manifest, name: str) -> list[TensorSpec]:
+    graphs = manifest.graphs.values()
+    return [spec for graph in graphs for spec in (*graph.inputs, *graph.outputs) if spec.name == name]
+
+
 def test_graphs_hold_no_path_of_this_machine(random_dit_bundle: Path, repository: Path) -> None:
     for graph in random_dit_bundle.glob("graphs/*.onnx"):
         data = graph.read_bytes()
@@ -105,25 +165,29 @@ def test_equal_exports_are_equal_bytes(random_dit: Path, random_dit_bundle: Path
     assert digests(again) == digests(random_dit_bundle)
 
 
+@pytest.mark.parametrize(
+    ("module", "tensor"), [("norm1.linear", "schedule/rows"), ("attn1.to_v", "denoise/prediction")]
+)
 def test_a_weight_changed_by_one_percent_fails_the_gate(
-    random_dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    random_dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, tensor: str
 ) -> None:
     """The negative control: torch keeps the true weight, the graph gets another."""
 
     def verify_after_a_change(
         source: Source,
-        step: FusedStep,
+        narrowed: NarrowedStep,
+        draft: Manifest,
         graphs: Mapping[str, GraphBytes],
         tables: tuple[SolverTable, ...],
         bounds: Bounds,
     ) -> Verified:
-        linears = (module for module in step.denoise.modules() if isinstance(module, nn.Linear))
+        transformer = narrowed.hoisted.step.denoise.get_submodule("denoiser.transformer.transformer_blocks.0")
         with torch.no_grad():
-            max(linears, key=lambda module: module.weight.numel()).weight.mul_(1.01)
-        return verify_graphs(source, step, graphs, tables, bounds)
+            cast(nn.Linear, transformer.get_submodule(module)).weight.mul_(1.01)
+        return verify_graphs(source, narrowed, draft, graphs, tables, bounds)
 
     monkeypatch.setattr("export.pipeline.verify_graphs", verify_after_a_change)
-    with pytest.raises(ParityError, match=r"denoise/prediction: relative_l2 is .*, must be at most 1e-05"):
+    with pytest.raises(ParityError, match=rf"{tensor}: relative_l2 is .*, must be at most 1e-05"):
         export_bundle(ExportOptions(source=str(random_dit), output=tmp_path / "bundle", steps=(2,)))
     assert list(tmp_path.iterdir()) == []
 
