@@ -1,11 +1,10 @@
 """Fills in the report of a partition from its parts."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
-from export.cost import cost_of_graph, cost_of_node, model_with_static_shapes
+from export.cost import cost_of_node, model_with_static_shapes, value_bytes
 from export.hoist.classes import ValueClass
 from export.hoist.cost_model import UNITS_PER_BYTE, Work
 from export.hoist.crossing import ROW_ITEM_BYTES, Subject
@@ -22,6 +21,7 @@ def report_of(subject: Subject, plan: Plan, layout: Layout, parts: Mapping[str, 
         name: _part(part, of_all if name == "schedule" else dims, "step" if name == "denoise" else "request")
         for name, part in parts.items()
     }
+    whole, read_before = _part(subject.model, dims, "step")
     row_bytes = 0
     if plan.stacking is not None:
         rows = 1 if plan.stacking.timestep_only else subject.base.shapes[plan.rows[0].name or ""][0]
@@ -29,13 +29,13 @@ def report_of(subject: Subject, plan: Plan, layout: Layout, parts: Mapping[str, 
     return Report(
         dims=dict(dims),
         steps=steps,
-        whole=_part(subject.model, dims, "step"),
+        whole=whole,
         classes={c.name.lower(): _class_figures(subject, c) for c in ValueClass},
-        parts=figures,
+        parts={name: part for name, (part, _) in figures.items()},
         row_bytes=row_bytes,
         table_bytes=row_bytes * steps,
-        bytes_read_per_step_before=_bytes_read(subject.model, dims),
-        bytes_read_per_step_after=_bytes_read(parts["denoise"], dims),
+        bytes_read_per_step_before=read_before,
+        bytes_read_per_step_after=figures["denoise"][1],
         cost=plan.cost / UNITS_PER_BYTE,
         cost_of_nothing=plan.cost_of_nothing / UNITS_PER_BYTE,
         cost_of_all=plan.cost_of_all / UNITS_PER_BYTE,
@@ -62,9 +62,20 @@ def placements_of(subject: Subject, parts: Mapping[str, ir.Model]) -> tuple[Plac
     )
 
 
-def _part(model: ir.Model, dims: Mapping[str, int], runs_once_per: str) -> PartFigures:
-    cost = cost_of_graph(model, dims)
-    return PartFigures(runs_once_per, cost.nodes, cost.parameters, cost.weight_bytes, cost.flops)
+def _part(model: ir.Model, dims: Mapping[str, int], runs_once_per: str) -> tuple[PartFigures, int]:
+    """The figures of one run of `model`, and the bytes that it reads: weights (of a table only the rows) and inputs."""
+    static = model_with_static_shapes(model, dims)
+    costs = [cost_of_node(node, {}) for node in static.graph]
+    weights = _weights(static.graph)
+    figures = PartFigures(
+        runs_once_per=runs_once_per,
+        nodes=len(costs),
+        parameters=sum(tensor.size for tensor in weights if tensor.dtype.is_floating_point()),
+        weight_bytes=sum(tensor.nbytes for tensor in weights),
+        flops=sum(cost.flops for cost in costs),
+    )
+    inputs = sum(value_bytes(value, {}) for value in static.graph.inputs)
+    return figures, inputs + sum(cost.weight_bytes_read for cost in costs)
 
 
 def _class_figures(subject: Subject, value_class: ValueClass) -> ClassFigures:
@@ -83,17 +94,6 @@ def _weights(nodes: Iterable[ir.Node]) -> Sequence[ir.TensorProtocol]:
     """The tensors that the nodes read, each once."""
     read = (value.const_value for node in nodes for value in node.inputs if value is not None)
     return list({id(tensor): tensor for tensor in read if tensor is not None}.values())
-
-
-def _bytes_read(model: ir.Model, dims: Mapping[str, int]) -> int:
-    """What one run reads of weights (of a table only the rows that are looked up) and inputs."""
-    static = model_with_static_shapes(model, dims)
-    inputs = sum(
-        math.ceil(math.prod(value.shape.numpy()) * value.dtype.bitwidth / 8)
-        for value in static.graph.inputs
-        if value.shape is not None and value.dtype is not None
-    )
-    return inputs + sum(cost_of_node(node, {}).weight_bytes_read for node in static.graph)
 
 
 def _crossings(subject: Subject, plan: Plan, layout: Layout) -> Iterable[CrossingFigures]:

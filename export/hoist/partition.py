@@ -53,9 +53,9 @@ def partition(
 ) -> Partition:
     """Hoists what does not change from step to step out of `model`.
 
-    `inputs` gives the class of every input. `equal_rows` promises that a schedule input does not vary along its
-    symbolic dims within a step (one timestep for all images). `check_rows` runs the schedule graph with its real weights, on single and on stacked steps; without it, the
-    structural proof alone holds.
+    `inputs` gives the class of every input. `equal_rows` promises that a schedule input does not vary along its symbolic
+    dims within a step (one timestep for all images). `check_rows` runs the schedule graph with its real weights, on
+    single and on stacked steps; without it, the structural proof alone holds.
 
     Raises:
         HoistError: the graph or the classes cannot be used; see export.hoist.errors.

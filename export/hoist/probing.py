@@ -57,8 +57,19 @@ def complete_shapes(model: ir.Model, probes: Probes) -> None:
             if any(shape is None for shape in shapes) or _is_known(value.shape, known):
                 continue
             columns = list(zip(*(shape for shape in shapes if shape is not None), strict=True))
-            dims = [column[0] if len(set(column)) == 1 else bound.get(column) for column in columns]
+            dims = [column[0] if len(set(column)) == 1 else _expression(column, bound) for column in columns]
             value.shape = ir.Shape(dims)
+
+
+def _expression(sizes: tuple[int, ...], bound: Mapping[tuple[int, ...], str]) -> str | None:
+    """The known expression that has these sizes at the probes, or a multiple of one (heads × batch)."""
+    if sizes in bound:
+        return bound[sizes]
+    for known, text in bound.items():
+        factors = {size / unit for size, unit in zip(sizes, known, strict=True)}
+        if len(factors) == 1 and (factor := factors.pop()).is_integer() and "+" not in text:
+            return f"{int(factor)}*{text}"
+    return None
 
 
 def _is_known(shape: ir.Shape | None, known: Collection[str]) -> bool:

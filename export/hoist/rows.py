@@ -186,7 +186,9 @@ def _mixing(
             safe = sliced is not None and all(axis % len(result) for axis in sliced)
             return None if safe and shape[0][0] == result[0] else "slices along the rows"
         case op if op in REDUCTIONS:
-            axes: Sequence[int] | None = node.attributes.get_ints("axes") or (_constant(node.inputs[1]) if len(node.inputs) > 1 else None)
+            axes: Sequence[int] | None = node.attributes.get_ints("axes") or (
+                _constant(node.inputs[1]) if len(node.inputs) > 1 else None
+            )
             if op in ("ArgMax", "ArgMin"):
                 axes = (node.attributes.get_int("axis", 0),)
             return None if axes and all(axis % len(shape[0]) for axis in axes) else "reduces over the rows"

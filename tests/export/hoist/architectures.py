@@ -174,7 +174,7 @@ class WithoutConditions(nn.Module):
 
 def denoiser(net: nn.Module, inputs: Mapping[str, tuple[Tensor, dict[int, Dim]]]) -> Traced:
     """A raw denoiser: the latents are the loop's, the timestep the schedule's, all else the prompt's."""
-    classes = {name: PROMPT for name in inputs} | {"timestep": SCHEDULE, next(iter(inputs)): LOOP}
+    classes = dict.fromkeys(inputs, PROMPT) | {"timestep": SCHEDULE, next(iter(inputs)): LOOP}
     return Traced(traced(net, inputs, return_dict=False), classes, {"batch": 2})
 
 

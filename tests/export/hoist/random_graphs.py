@@ -1,4 +1,4 @@
-"""Random steps of three inputs x, t, p of shape [batch, 4]: every operator that the generator knows keeps this shape."""
+"""Random steps of three inputs x, t, p of shape [batch, 4]; every operator of the generator keeps this shape."""
 
 from dataclasses import dataclass
 

@@ -42,7 +42,8 @@ def test_timestep_only_excludes_the_prompt() -> None:
 def test_the_shape_of_the_latents_is_no_dependence_on_them() -> None:
     model = parsed(
         "(float[batch, 4] x, float[batch] t, float[tokens] q) => (float[batch, 4] y) <int64[1] one = {1}> {"
-        "shape = Shape(x) e = Unsqueeze(t, one) wide = Expand(e, shape) z = Add(x, wide) r = ReduceSum(q) y = Add(z, r)}"
+        "shape = Shape(x) e = Unsqueeze(t, one) wide = Expand(e, shape) z = Add(x, wide)"
+        "r = ReduceSum(q) y = Add(z, r)}"
     )
     classes, of = classes_of(model, x=LOOP, t=SCHEDULE, q=PROMPT)
     assert of["shape"] is ValueClass.SCHEDULE  # only t has `batch` outside the loop
@@ -69,12 +70,14 @@ SMALL = "(float[batch, 4] x, float[batch, 4] p) => (float[batch, 4] y)"
     [
         (SMALL + "{y = Add(x, p)}", {"x": LOOP, "p": PROMPT, "q": PROMPT}, UnknownInputError,
          r"no input is called q; the graph has x, p"),
-        (SMALL + "{y = Add(x, p)}", {"x": LOOP}, UnknownInputError, r"input p has no class; give prompt, schedule or loop"),
+        (SMALL + "{y = Add(x, p)}", {"x": LOOP}, UnknownInputError,
+         r"input p has no class; give prompt, schedule or loop"),
         (SMALL + "{y = Neg(x)}", {"x": LOOP, "p": PROMPT}, UnusedInputError, r"input 'p' is never used"),
         (SMALL + "{y = Add(x, p)}", {"x": SCHEDULE, "p": PROMPT}, NotALoopError,
          r"output 'y' does not depend on the latents \(its class is schedule\)"),
-        ("(float[batch] x, bool c) => (float[batch] y) {y = If(c) <then_branch = a () => (float[batch] u) {u = Exp(x)}, "
-         "else_branch = b () => (float[batch] v) {v = Neg(x)}>}", {"x": LOOP, "c": PROMPT}, UnsupportedNodeError,
+        ("(float[batch] x, bool c) => (float[batch] y) {y = If(c) <"
+         "then_branch = a () => (float[batch] u) {u = Exp(x)}, else_branch = b () => (float[batch] v) {v = Neg(x)}>}",
+         {"x": LOOP, "c": PROMPT}, UnsupportedNodeError,
          r"node 'If_0' \(If\) has a subgraph"),
         (SMALL + "{r = RandomNormalLike(p) y = Add(x, r)}", {"x": LOOP, "p": PROMPT}, UnsupportedNodeError,
          r"'RandomNormalLike_0' \(RandomNormalLike\) is random"),
