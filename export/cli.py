@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from latentc.errors import LatentcError
 
     from export.pipeline import ExportOptions, export_bundle
-    from models.latent_diffusion import SourceError
+    from models.latent_diffusion import Lora, SourceError
 
     try:
         manifest = export_bundle(
@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 output=arguments.output,
                 solvers=tuple(arguments.solver),
                 steps=arguments.steps,
+                loras=tuple(Lora(file, scale) for file, scale in arguments.lora),
                 precision=arguments.precision,
                 target=arguments.target,
                 hoist=not arguments.no_hoist,
@@ -75,6 +76,14 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--steps", metavar="N,N,…", type=_steps, default=(4, 20, 50), help="step counts to make tables of (4,20,50)"
     )
+    result.add_argument(
+        "--lora",
+        metavar="FILE:SCALE",
+        type=_lora,
+        action="append",
+        default=[],
+        help="merge an adapter (safetensors, diffusers' keys) into the weights; repeatable; SCALE is 1 if left out",
+    )
     result.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the loop and the decoder (fp32)")
     result.add_argument(
         "--target", choices=TARGETS, default="onnxruntime", help="whose opset and operators are written (onnxruntime)"
@@ -102,6 +111,18 @@ def _bounds(arguments: argparse.Namespace) -> "Bounds":
         relative_l2=usual.relative_l2 if arguments.rtol is None else arguments.rtol,
         psnr_db=usual.psnr_db if arguments.min_psnr is None else arguments.min_psnr,
     )
+
+
+def _lora(text: str) -> tuple[Path, float]:
+    file, colon, scale = text.rpartition(":")
+    if not colon:
+        return Path(text), 1.0
+    try:
+        return Path(file), float(scale)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}; give FILE or FILE:SCALE, such as style.safetensors:0.8"
+        ) from None
 
 
 def _positive(text: str) -> float:

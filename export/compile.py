@@ -106,7 +106,10 @@ def narrow(
     islands = [Island(known.pattern, known.reason) for known in hoisted.step.model.overflows]
     reports = {}
     for name, samples in calibration.items():
-        result = to_half(graphs[name].clone(), samples, islands if name == "denoise" else ())
+        graph = graphs[name].clone()
+        # A family's island may have left the loop; to_half takes one that holds for no node as a mistake.
+        held = [island for island in islands if any(island.holds(node) for node in graph.graph)]
+        result = to_half(graph, samples, held)
         graphs[name], reports[name] = result.model, result.report
     return NarrowedStep(hoisted, graphs, reports)
 

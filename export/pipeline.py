@@ -23,7 +23,7 @@ from export.targets import Target
 from export.trace import trace_step
 from export.verify import BOUNDS, Bounds, shortest_table, step_inputs, verify_graphs
 from export.write import draft_manifest, seal, write_graphs, write_tables
-from models.latent_diffusion import LatentDiffusion, SourceError
+from models.latent_diffusion import LatentDiffusion, Lora, SourceError
 
 T = TypeVar("T")
 
@@ -36,6 +36,7 @@ class ExportOptions:
     output: Path
     solvers: tuple[str, ...] = ()  # none: the source's own
     steps: tuple[int, ...] = (4, 20, 50)
+    loras: tuple[Lora, ...] = ()
     precision: Precision = "fp32"
     target: Target = "onnxruntime"
     hoist: bool = True
@@ -48,8 +49,8 @@ def export_bundle(options: ExportOptions) -> Manifest:
     """SOURCE -> BUNDLE. Raises SourceError, or ParityError when a bound does not hold; then nothing is written."""
     check_output(options.output)
     # Phase 1: what the user has, as torch modules; and the solvers as tables.
-    source = find_source(options.source)
-    model = timed("load", lambda: source.family.load(source.directory))
+    source = find_source(options.source, options.loras)
+    model = timed("load", lambda: source.family.load(source.directory, source.loras))
     tables = timed("probe", lambda: probe_tables(model, options))
     # Phase 2: one step of the loop, and the decoder, as graphs.
     step = fuse_step(model)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.families import FAMILIES
-from models.latent_diffusion import Family, SourceError
+from models.latent_diffusion import Family, Lora, SourceError
 from models.shipped import shipped_checkpoints
 
 _READ_SUFFIXES = (".json", ".safetensors", ".txt", ".model")  # what from_pretrained may open
@@ -19,10 +19,11 @@ class Source:
 
     directory: Path
     family: Family
+    loras: tuple[Lora, ...]
     sha256: Mapping[str, str]  # relative path -> hex digest
 
 
-def find_source(name_or_path: str) -> Source:
+def find_source(name_or_path: str, loras: tuple[Lora, ...] = ()) -> Source:
     """`name_or_path` is a directory, or the name of a shipped checkpoint; raises SourceError in one line."""
     shipped = shipped_checkpoints()
     path = Path(name_or_path)
@@ -40,7 +41,11 @@ def find_source(name_or_path: str) -> Source:
         for file in sorted(directory.rglob("*"))
         if file.is_file() and file.suffix in _READ_SUFFIXES
     }
-    return Source(directory, _family(index), sha256)
+    for lora in loras:
+        if not lora.file.is_file():
+            raise SourceError(f"--lora {lora.file}: no such file")
+        sha256[f"lora:{lora.file.name}:{lora.scale:g}"] = hashlib.sha256(lora.file.read_bytes()).hexdigest()
+    return Source(directory, _family(index), loras, sha256)
 
 
 def _family(index: Path) -> Family:

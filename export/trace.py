@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 import torch
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -75,13 +74,13 @@ def trace_module(module: nn.Module, inputs: Mapping[str, tuple[Tensor, dict[int,
             output_names=[output],
             dynamic_shapes=nested,
             verbose=False,
+            # torch's own optimiser folds Transpose(weight) into a new tensor without the weight's name;
+            # clean_graph folds it lazily and keeps the name.
+            optimize=False,
         )
     assert program is not None, "torch.onnx.export(dynamo=True) returns a program"
     model: ir.Model = program.model
-    # The trace's own notes hold file names of this machine, which would make equal exports unequal.
-    ClearMetadataAndDocStringPass()(model)
     model.graph.name = output
-    model.metadata_props.clear()
     return model
 
 

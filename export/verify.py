@@ -93,7 +93,9 @@ def verify_graphs(
 
     model, table = narrowed.hoisted.step.model, shortest_table(tables)
     request = parity_request(narrowed.hoisted.step, table)
-    expected_image = source.family.reference_image(source.directory, table.solver.fresh(), request).numpy()
+    expected_image = source.family.reference_image(
+        source.directory, table.solver.fresh(), request, source.loras
+    ).numpy()
     trajectory = parity_trajectory(narrowed.hoisted.step, table)
     actual_image = sample(backend, engines, draft, trajectory)
     figures.append(

@@ -17,6 +17,7 @@ import onnx_ir as ir
 import safetensors.numpy
 from latentc import schema
 from latentc.bundle import MANIFEST, PARITY, GraphBytes
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
 from export.compile import NarrowedStep
 from export.cost import GraphCost, cost_of_graph
@@ -43,7 +44,11 @@ def write_graphs(directory: Path, graphs: Mapping[str, ir.Model]) -> dict[str, G
         path = directory / "graphs" / f"{name}.onnx"
         weights = path.with_suffix(".weights")
         weights.touch()  # a graph without large weights has none to write
-        ir.save(model, path, external_data=weights.name)
+        # The trace's notes (module paths, for islands) hold file names of this machine: equal exports are equal bytes.
+        bare = model.clone()
+        ClearMetadataAndDocStringPass()(bare)
+        bare.metadata_props.clear()
+        ir.save(bare, path, external_data=weights.name)
         written[name] = GraphBytes(name, memoryview(path.read_bytes()), weights.name, memoryview(weights.read_bytes()))
     return written
 

@@ -4,7 +4,7 @@ Legend for shapes: rows = guidance branches × batch, C/H/W = latent channels, h
 f = the autoencoder's factor.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -70,14 +70,24 @@ class ReferenceRequest:
     cfg_scale: float
 
 
+@dataclass(frozen=True)
+class Lora:
+    """One adapter file (arXiv 2106.09685), and how strongly it is applied."""
+
+    file: Path
+    scale: float
+
+
 class Family(Protocol):
     """The adapter of one pipeline class. docs/adr/0004 says why it is a protocol and not a base class."""
 
     name: str
     pipeline: str
 
-    def load(self, source: Path) -> LatentDiffusion:
-        """Reads a diffusers directory; raises SourceError for one that is not of this family."""
+    def load(self, source: Path, loras: Sequence[Lora] = ()) -> LatentDiffusion:
+        """Reads a diffusers directory and merges adapters; raises SourceError for one that is not of this family."""
 
-    def reference_image(self, source: Path, scheduler: SchedulerMixin, request: ReferenceRequest) -> Tensor:
+    def reference_image(
+        self, source: Path, scheduler: SchedulerMixin, request: ReferenceRequest, loras: Sequence[Lora] = ()
+    ) -> Tensor:
         """Draws with the diffusers pipeline itself: float32 [batch, 3, height, width] in [0, 1]."""

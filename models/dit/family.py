@@ -1,17 +1,19 @@
 """The adapter of diffusers' DiTPipeline."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel
+from diffusers import AutoencoderKL
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from models.components import load_component, load_scheduler
-from models.dit.modules import DiTDecoder, DiTDenoiser
+from models.dit.modules import AdaptableDiT, DiTDecoder, DiTDenoiser
 from models.dit.reference import reference_image
-from models.latent_diffusion import ConditioningInput, LatentDiffusion, ReferenceRequest, SourceError
+from models.latent_diffusion import ConditioningInput, LatentDiffusion, Lora, ReferenceRequest, SourceError
+from models.lora import merge_loras
 from models.timesteps import store_timestep_frequencies
 
 NULL_LABEL = 1000  # DiTPipeline.__call__ writes this number, whatever the size of the table
@@ -25,9 +27,10 @@ class DiT:
     name = "dit"
     pipeline = "DiTPipeline"
 
-    def load(self, source: Path) -> LatentDiffusion:
+    def load(self, source: Path, loras: Sequence[Lora] = ()) -> LatentDiffusion:
         """Reads transformer/, vae/ and scheduler/; labels come from `id2label` of model_index.json."""
-        transformer = load_component(DiTTransformer2DModel, source, "transformer")
+        transformer = load_component(AdaptableDiT, source, "transformer")
+        merge_loras(transformer, loras)
         vae = load_component(AutoencoderKL, source, "vae")
         store_timestep_frequencies(transformer)
         num_classes = transformer.config.num_embeds_ada_norm
@@ -55,9 +58,11 @@ class DiT:
             default_cfg_scale=DEFAULT_CFG_SCALE,
         )
 
-    def reference_image(self, source: Path, scheduler: SchedulerMixin, request: ReferenceRequest) -> Tensor:
+    def reference_image(
+        self, source: Path, scheduler: SchedulerMixin, request: ReferenceRequest, loras: Sequence[Lora] = ()
+    ) -> Tensor:
         """DiTPipeline's own picture: float32 [batch, 3, height, width] in [0, 1]."""
-        return reference_image(source, scheduler, request)
+        return reference_image(source, scheduler, request, loras)
 
 
 def read_labels(source: Path, num_classes: int) -> dict[str, int]:

@@ -2,7 +2,12 @@
 
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
+from diffusers.loaders.peft import PeftAdapterMixin
 from torch import Tensor, nn
+
+
+class AdaptableDiT(DiTTransformer2DModel, PeftAdapterMixin):  # type: ignore[misc]  # diffusers has no types
+    """DiTTransformer2DModel with the mixin through which diffusers loads LoRA, which it lacks (0.42.1)."""
 
 
 class DiTDenoiser(nn.Module):

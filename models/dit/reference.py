@@ -9,16 +9,19 @@ every other diffusers pipeline does it; with DDIM, DPM-Solver++ and UniPC it cha
 """
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel
+from diffusers import AutoencoderKL, DiTPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from models.components import load_component
-from models.latent_diffusion import ReferenceRequest
+from models.dit.modules import AdaptableDiT
+from models.latent_diffusion import Lora, ReferenceRequest
+from models.lora import load_loras
 
 
 class PipelineScheduler:
@@ -60,11 +63,15 @@ class PipelineScheduler:
         return SimpleNamespace(prev_sample=torch.cat([previous] * halves))
 
 
-def reference_image(source: Path, scheduler: SchedulerMixin, request: ReferenceRequest) -> Tensor:
-    """Runs DiTPipeline on the CPU in float32: [batch, 3, height, width] in [0, 1]."""
+def reference_image(
+    source: Path, scheduler: SchedulerMixin, request: ReferenceRequest, loras: Sequence[Lora] = ()
+) -> Tensor:
+    """Runs DiTPipeline on the CPU in float32, adapters beside the weights: [batch, 3, height, width] in [0, 1]."""
+    transformer = load_component(AdaptableDiT, source, "transformer")
+    load_loras(transformer, loras)
     generator = torch.Generator("cpu").manual_seed(request.seed)
     pipeline = DiTPipeline(
-        transformer=load_component(DiTTransformer2DModel, source, "transformer"),
+        transformer=transformer,
         vae=load_component(AutoencoderKL, source, "vae"),
         scheduler=scheduler,
     )
