@@ -22,7 +22,7 @@ from export.step import fuse_step
 from export.targets import Target
 from export.trace import trace_step
 from export.verify import BOUNDS, Bounds, shortest_table, step_inputs, verify_graphs
-from export.write import draft_manifest, seal, write_graphs, write_tables
+from export.write import default_table, draft_manifest, seal, write_graphs, write_tables
 from models.latent_diffusion import LatentDiffusion, Lora, SourceError
 
 T = TypeVar("T")
@@ -60,7 +60,8 @@ def export_bundle(options: ExportOptions) -> Manifest:
     clean = timed("clean", lambda: clean_graphs(traced, options.target, inputs))
     hoisted = clean
     if options.hoist:
-        hoisted = timed("hoist", lambda: hoist(clean, tables[0].calls, inputs["denoise"], options.flops_per_byte))
+        calls = default_table(model, tables).calls
+        hoisted = timed("hoist", lambda: hoist(clean, calls, inputs["denoise"], options.flops_per_byte))
     samples = timed("calibrate", lambda: calibration(hoisted, tables, options.precision))
     narrowed = timed("narrow", lambda: narrow(hoisted, options.precision, samples))
     check_graphs(narrowed, options.target)

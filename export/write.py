@@ -87,8 +87,7 @@ def draft_manifest(
 ) -> schema.Manifest:
     """All that the manifest says but the hashes of its files: enough to run the graphs."""
     model = narrowed.hoisted.step.model
-    defaults = _defaults(model, tables)
-    default = next(t for t in tables if (t.solver.name, t.steps) == (defaults.solver, defaults.steps))
+    default = default_table(model, tables)
     return schema.Manifest(
         schema_version=schema.SCHEMA_VERSION,
         name=model.name,
@@ -108,7 +107,7 @@ def draft_manifest(
             for t in tables
         },
         tables=records,
-        defaults=defaults,
+        defaults=schema.Defaults(solver=default.solver.name, steps=default.steps, cfg_scale=model.default_cfg_scale),
         files={},
         provenance=schema.Provenance(
             source=source.directory.name,
@@ -135,11 +134,10 @@ def seal(
     return manifest
 
 
-def _defaults(model: LatentDiffusion, tables: Sequence[SolverTable]) -> schema.Defaults:
+def default_table(model: LatentDiffusion, tables: Sequence[SolverTable]) -> SolverTable:
     """The first solver, at the pipeline's own number of steps, or at the number next to it that there is."""
-    solver = tables[0].solver.name
-    steps = min((t.steps for t in tables if t.solver.name == solver), key=lambda n: (abs(n - model.default_steps), n))
-    return schema.Defaults(solver=solver, steps=steps, cfg_scale=model.default_cfg_scale)
+    own = (table for table in tables if table.solver.name == tables[0].solver.name)
+    return min(own, key=lambda table: (abs(table.steps - model.default_steps), table.steps))
 
 
 def _graph_record(name: str, graph: ir.Model, table: SolverTable) -> schema.Graph:

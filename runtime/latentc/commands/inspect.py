@@ -7,7 +7,18 @@ from pathlib import Path
 import msgspec
 
 from latentc.bundle import Bundle, open_bundle
-from latentc.schema import Defaults, Graph, Image, LabelConditioning, Latent, Provenance, Solver, Table, TensorSpec
+from latentc.schema import (
+    Defaults,
+    Graph,
+    Hoisting,
+    Image,
+    LabelConditioning,
+    Latent,
+    Provenance,
+    Solver,
+    Table,
+    TensorSpec,
+)
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,7 @@ class Report(msgspec.Struct, frozen=True):
     family: str
     pipeline: str
     precision: str
+    target: str
     schema_version: int
     model_hash: str
     num_bytes: int
@@ -35,6 +47,7 @@ class Report(msgspec.Struct, frozen=True):
     solvers: dict[str, Solver]
     tables: tuple[Table, ...]
     graphs: dict[str, Graph]
+    hoisting: Hoisting
     engines: list[str]
     provenance: Provenance
 
@@ -54,6 +67,7 @@ def _report(bundle: Bundle) -> Report:
         family=manifest.family,
         pipeline=manifest.pipeline,
         precision=manifest.precision,
+        target=manifest.target,
         schema_version=manifest.schema_version,
         model_hash=bundle.model_hash,
         num_bytes=sum(record.num_bytes for record in manifest.files.values()),
@@ -64,6 +78,7 @@ def _report(bundle: Bundle) -> Report:
         solvers=manifest.solvers,
         tables=manifest.tables,
         graphs=manifest.graphs,
+        hoisting=manifest.hoisting,
         engines=sorted(path.name for path in engines.iterdir() if path.name[0] != ".") if engines.is_dir() else [],
         provenance=manifest.provenance,
     )
@@ -72,7 +87,7 @@ def _report(bundle: Bundle) -> Report:
 def _lines(report: Report) -> list[str]:
     image, latent, defaults = report.image, report.latent, report.defaults
     facts = [
-        ("name", f"{report.name} ({report.pipeline}, family {report.family}, {report.precision})"),
+        ("name", f"{report.name} ({report.pipeline}, family {report.family}, {report.precision} for {report.target})"),
         ("model hash", f"{report.model_hash}, schema {report.schema_version}, {_bytes(report.num_bytes)}"),
         ("source", report.provenance.source),
         ("image", f"{image.width}x{image.height}, latents {latent.channels}x{latent.height}x{latent.width}"),
@@ -89,6 +104,7 @@ def _lines(report: Report) -> list[str]:
         for name, g in report.graphs.items()
     ]
     lines += ["", *_columns(["graph", "runs", "nodes", "parameters", "weights", "FLOPs a run"], rows)]
+    lines += ["", *_loop(report)]
     rows = [
         [f"{name} {side}", spec.name, spec.dtype, _shape(spec)]
         for name, graph in report.graphs.items()
@@ -96,6 +112,18 @@ def _lines(report: Report) -> list[str]:
         for spec in specs
     ]
     return [*lines, "", *_columns(["tensor of", "name", "dtype", "shape"], rows)]
+
+
+def _loop(report: Report) -> list[str]:
+    """What the loop holds, with and without hoisting."""
+    hoisting, loop = report.hoisting, report.graphs["denoise"]
+    if loop.parameters == hoisting.whole_parameters and not hoisting.row_width:
+        return ["the loop holds all of the step: nothing was hoisted"]
+    share = 1 - loop.parameters / hoisting.whole_parameters
+    saved = f"the loop holds {_count(loop.parameters)} of the step's {_count(hoisting.whole_parameters)} parameters"
+    row = f"; each step reads one row of {_bytes(4 * hoisting.row_width)}" if hoisting.row_width else ""
+    each = " for each image and guidance branch" if hoisting.row_width and hoisting.rows_per_step == "batch" else ""
+    return [f"{saved} (-{100 * share:.1f} %){row}{each}"]
 
 
 def _solvers(report: Report) -> list[list[str]]:
