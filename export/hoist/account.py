@@ -56,7 +56,7 @@ def placements_of(subject: Subject, parts: Mapping[str, ir.Model]) -> tuple[Plac
             value=node.outputs[0].name or "",
             value_class=subject.classes.of_node(node).name.lower(),
             parts=tuple(name for name, names in there.items() if node.name in names),
-            weight_bytes=sum(tensor.nbytes for tensor in _weights([node])),
+            weight_bytes=sum(tensor.nbytes for tensor in _weights(subject, [node])),
         )
         for node in subject.model.graph
     )
@@ -66,7 +66,9 @@ def _part(model: ir.Model, dims: Mapping[str, int], runs_once_per: str) -> tuple
     """The figures of one run of `model`, and the bytes that it reads: weights (of a table only the rows) and inputs."""
     static = model_with_static_shapes(model, dims)
     costs = [cost_of_node(node, {}) for node in static.graph]
-    weights = _weights(static.graph)
+    weights = list(
+        {id(v.const_value): v.const_value for v in static.graph.initializers.values() if v.const_value}.values()
+    )
     figures = PartFigures(
         runs_once_per=runs_once_per,
         nodes=len(costs),
@@ -80,7 +82,7 @@ def _part(model: ir.Model, dims: Mapping[str, int], runs_once_per: str) -> tuple
 
 def _class_figures(subject: Subject, value_class: ValueClass) -> ClassFigures:
     nodes = [node for node in subject.model.graph if subject.classes.of_node(node) is value_class]
-    weights = _weights(nodes)
+    weights = _weights(subject, nodes)
     works = [work for node in nodes if isinstance(work := subject.works[node], Work)]
     return ClassFigures(
         nodes=len(nodes),
@@ -90,10 +92,9 @@ def _class_figures(subject: Subject, value_class: ValueClass) -> ClassFigures:
     )
 
 
-def _weights(nodes: Iterable[ir.Node]) -> Sequence[ir.TensorProtocol]:
+def _weights(subject: Subject, nodes: Iterable[ir.Node]) -> Sequence[ir.TensorProtocol]:
     """The tensors that the nodes read, each once."""
-    read = (value.const_value for node in nodes for value in node.inputs if value is not None)
-    return list({id(tensor): tensor for tensor in read if tensor is not None}.values())
+    return list({id(tensor): tensor for node in nodes for tensor in subject.weights_of(node)}.values())
 
 
 def _crossings(subject: Subject, plan: Plan, layout: Layout) -> Iterable[CrossingFigures]:
@@ -102,7 +103,7 @@ def _crossings(subject: Subject, plan: Plan, layout: Layout) -> Iterable[Crossin
     if plan.stacking is not None and not plan.stacking.timestep_only:
         rows = subject.base.shapes[plan.rows[0].name or ""][0]
     for slot in layout.slots:
-        behind = sum(tensor.nbytes for tensor in _weights(_behind(values[slot.value])))
+        behind = sum(tensor.nbytes for tensor in _weights(subject, _behind(values[slot.value])))
         num_bytes = rows * slot.width * ROW_ITEM_BYTES
         yield CrossingFigures(slot.value, slot.label, "schedule", ("denoise",), num_bytes, behind)
     for tensor in layout.prompt_tensors:
@@ -110,7 +111,7 @@ def _crossings(subject: Subject, plan: Plan, layout: Layout) -> Iterable[Crossin
         targets = tuple(
             name for name, reads in (("schedule", tensor.read_by_schedule), ("denoise", tensor.read_by_loop)) if reads
         )
-        behind = sum(weight.nbytes for weight in _weights(_behind(value)))
+        behind = sum(weight.nbytes for weight in _weights(subject, _behind(value)))
         yield CrossingFigures(tensor.value, tensor.label, "prompt", targets, subject.num_bytes(value) or 0, behind)
 
 
@@ -118,7 +119,7 @@ def _cheaper(subject: Subject, plan: Plan) -> Iterable[Cheaper]:
     for node in subject.model.graph:
         value, value_class = node.outputs[0], subject.classes.of_node(node)
         free = ValueClass.CONSTANT < value_class < ValueClass.LOOP and node not in plan.must_stay
-        weight_bytes = sum(tensor.nbytes for tensor in _weights([node]) if len(tensor.shape) > 1)
+        weight_bytes = sum(tensor.nbytes for tensor in _weights(subject, [node]) if len(tensor.shape) > 1)
         if free and weight_bytes and node not in plan.leaving:
             yield Cheaper(value.name or "", label_of_node(node), value_class.name.lower(), weight_bytes)
 

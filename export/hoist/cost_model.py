@@ -26,6 +26,7 @@ class Work:
     """What one run of a node costs, and the bytes of its results where they are computed and not only moved."""
 
     cost: NodeCost
+    folded_bytes: int  # of operands that are computed from constants alone
     written_bytes: int
 
 
@@ -50,7 +51,7 @@ class CostModel:
 
     def stay(self, work: Work) -> int:
         """A node in the loop, without what is held for its weights."""
-        return self.units(work.cost.weight_bytes_read) + self.run(work)
+        return self.units(work.cost.weight_bytes_read + work.folded_bytes) + self.run(work)
 
     def run(self, work: Work) -> int:
         """One run of a node whose weights are there."""
@@ -72,10 +73,15 @@ class CostModel:
 def works_of(model: ir.Model, static: ir.Model) -> dict[ir.Node, Work | str]:
     """The work of every node of `model`, or why it cannot be stated; `static` is `model` with numbers for shapes."""
     works: dict[ir.Node, Work | str] = {}
+    folded: set[ir.Value] = set()  # computed from constants alone: an engine folds it, and then reads it as a weight
     for node, bound in zip(model.graph, static.graph, strict=True):
+        read = {value for value in bound.inputs if value is not None}
+        if all(value in folded or value.is_initializer() for value in read):
+            folded |= set(bound.outputs)
         try:
             written = 0 if node.op_type in MOVEMENT else sum(value_bytes(value, {}) for value in bound.outputs)
-            works[node] = Work(cost_of_node(bound, {}), written)
+            weights = sum(value_bytes(value, {}) for value in read & folded)
+            works[node] = Work(cost_of_node(bound, {}), weights, written)
         except CostError as error:
             works[node] = str(error)
     return works

@@ -5,7 +5,7 @@ graph as what they are.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -36,6 +36,16 @@ class Subject:
     base: Probe
     works: Mapping[ir.Node, Work | str]
     cost_model: CostModel
+
+    def weights_of(self, node: ir.Node) -> Iterator[ir.TensorProtocol]:
+        """The tensors that `node` reads, those behind constants that are still to be folded included."""
+        for value in node.inputs:
+            if value is not None and value.const_value is not None:
+                yield value.const_value
+            elif value is not None and self.classes[value] is ValueClass.CONSTANT:
+                producer = value.producer()
+                assert producer is not None
+                yield from self.weights_of(producer)
 
     def num_bytes(self, value: ir.Value) -> int | None:
         """The size of `value` at its own dtype; None if its shape or dtype is unknown."""

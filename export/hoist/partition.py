@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from export.hoist.account import placements_of, report_of
 from export.hoist.classes import InputClass, ValueClass, classify
@@ -53,7 +54,7 @@ def partition(
 ) -> Partition:
     """Hoists what does not change from step to step out of `model`.
 
-    `inputs` gives the class of every input. `equal_rows` promises that a schedule input does not vary along its symbolic
+    `inputs` gives the class of every input. `equal_rows` promises that a schedule input does not vary along symbolic
     dims within a step (one timestep for all images). `check_rows` runs the schedule graph with its real weights, on
     single and on stacked steps; without it, the structural proof alone holds.
 
@@ -62,6 +63,7 @@ def partition(
         CostError: a symbolic dim that `cost_model.dims` does not bind.
     """
     whole = model.clone()
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(whole)
     static, probes = probes_of(whole, inputs, cost_model.dims)
     complete_shapes(whole, probes)
     classes = classify(whole, inputs, probes.step)

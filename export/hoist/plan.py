@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from export.hoist.classes import Classes, ValueClass
-from export.hoist.cost_model import CostModel, Work
+from export.hoist.cost_model import Work
 from export.hoist.crossing import NO_SCHEDULE_GRAPH, UNTRIED, Subject, crossing_cost
 from export.hoist.cut import Crossing, CutProblem, Shared, cost_of_cut, minimum_cut
 from export.hoist.rows import Kinds, Stacking, kinds_of
@@ -114,7 +114,7 @@ def _network(
         stay=tuple(subject.cost_model.stay(work) if isinstance(work, Work) else 0 for work in works),
         pinned=pinned,
         crossings=tuple(crossings),
-        shared=tuple(_weights(nodes, index, subject.cost_model)),
+        shared=tuple(_weights(nodes, index, subject)),
     )
     # That a way was not tried is no reason; and the first value of a chain speaks for those behind it.
     told = {value: reason for value, reason in reasons.items() if reason not in UNTRIED}
@@ -147,15 +147,19 @@ def _pinning(
     return None
 
 
-def _weights(nodes: Iterable[ir.Node], index: Mapping[ir.Node, int], model: CostModel) -> Iterable[Shared]:
-    """The initializers that would leave the loop with these nodes; those that the loop reads anyway are no matter."""
-    weights = dict.fromkeys(
-        value for node in nodes for value in node.inputs if value is not None and value.const_value is not None
+def _weights(nodes: Iterable[ir.Node], index: Mapping[ir.Node, int], subject: Subject) -> Iterable[Shared]:
+    """The constants that would leave the loop with these nodes; those that the loop reads anyway are no matter."""
+    constants = dict.fromkeys(
+        value
+        for node in nodes
+        for value in node.inputs
+        if value is not None and subject.classes[value] is ValueClass.CONSTANT
     )
-    for value in weights:
+    for value in constants:
         users = tuple(dict.fromkeys(value.consumers()))
-        if all(user in index for user in users) and value.const_value is not None:
-            yield Shared(tuple(index[user] for user in users), model.held(value.const_value.nbytes))
+        num_bytes = value.const_value.nbytes if value.const_value is not None else subject.num_bytes(value)
+        if all(user in index for user in users):
+            yield Shared(tuple(index[user] for user in users), subject.cost_model.held(num_bytes or 0))
 
 
 def _counting(problem: CutProblem) -> CutProblem:

@@ -27,6 +27,7 @@ BATCHED = frozenset((
 SHAPE_OPERANDS = {
     "Expand": (1,), "Pad": (1, 3), "Reshape": (1,), "Resize": (3,), "Slice": (1, 2, 3, 4), "Split": (1,), "Tile": (1,),
 }  # fmt: skip
+WHOLE_AXIS = 2**31 - 1  # how exporters write "to the end"
 
 
 class Kind(Enum):
@@ -182,9 +183,7 @@ def _mixing(
             same = len(shape[0]) == len(result) and shape[0][0] == result[0]
             return None if same else "changes the first axis"
         case "Slice":
-            sliced = _constant(node.inputs[3]) if len(node.inputs) > 3 else None
-            safe = sliced is not None and all(axis % len(result) for axis in sliced)
-            return None if safe and shape[0][0] == result[0] else "slices along the rows"
+            return None if _slices_apart(node, len(result)) else "slices along the rows"
         case op if op in REDUCTIONS:
             axes: Sequence[int] | None = node.attributes.get_ints("axes") or (
                 _constant(node.inputs[1]) if len(node.inputs) > 1 else None
@@ -224,6 +223,20 @@ def _einsum_mixing(node: ir.Node, rows: Iterable[int], fixed: Iterable[int]) -> 
     letter = result[:1]
     apart = letter.isalpha() and all(operands[slot][:1] == letter for slot in rows)
     return None if apart and not any(letter in operands[slot] for slot in fixed) else "sums or moves the rows"
+
+
+def _slices_apart(node: ir.Node, rank: int) -> bool:
+    """Whether a Slice leaves the first axis whole, as x[:, 1:] is traced."""
+    starts, ends, axes, steps = (
+        _constant(node.inputs[slot]) if slot < len(node.inputs) else None for slot in range(1, 5)
+    )
+    if starts is None or ends is None:
+        return False
+    for index, axis in enumerate(axes or range(len(starts))):
+        whole = starts[index] == 0 and ends[index] >= WHOLE_AXIS and (steps is None or steps[index] == 1)
+        if axis % rank == 0 and not whole:
+            return False
+    return True
 
 
 def _shape(value: ir.Value | None, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
