@@ -93,7 +93,7 @@ def stackings_of(model: ir.Model, classes: Classes, probes: Probes, *, equal_row
         return f"steps cannot be stacked: the schedule's inputs have no common symbolic leading dim ({shapes})"
     first, step = symbols[0], dict(probes.step.dims)
     every = _probe(model, {**step, first: step[first] * NUM_STEPS})
-    stacked = Stacking(step, probes.step, every, NUM_STEPS, 0, first, frozenset((first,)), timestep_only=False)
+    stacked = Stacking(probes.step, probes.step, every, NUM_STEPS, 0, first, frozenset((first,)), timestep_only=False)
     kinds = kinds_of(model, classes, stacked)
     lengths = {
         probes.step.shapes[value.name or ""][0]
@@ -101,13 +101,13 @@ def stackings_of(model: ir.Model, classes: Classes, probes: Probes, *, equal_row
         if kind is Kind.ROWS and classes[value] is ValueClass.SCHEDULE and not value.is_graph_input()
     }
     ways = [
-        Stacking(step, probes.step, every, NUM_STEPS, rows, first, frozenset((first,)), timestep_only=False)
+        Stacking(probes.step, probes.step, every, NUM_STEPS, rows, first, frozenset((first,)), timestep_only=False)
         for rows in sorted(lengths, reverse=True)
     ]
     if equal_rows:
         single = {**step, **dict.fromkeys(symbols, 1)}
         one, every = _probe(model, single), _probe(model, {**single, first: NUM_STEPS})
-        ways.append(Stacking(step, one, every, NUM_STEPS, 1, first, frozenset(symbols), timestep_only=True))
+        ways.append(Stacking(probes.step, one, every, NUM_STEPS, 1, first, frozenset(symbols), timestep_only=True))
     return ways
 
 

@@ -32,10 +32,10 @@ def mixing_values(schedule: ir.Model, feeds: Mapping[str, Feed], stacking: Stack
         name = value.name or ""
         if feeds[name] is Feed.STACK:
             for step in steps:
-                item = _random(value, stacking.step, generator, MAX_TIMESTEP)
+                item = _random(value, stacking.step.dims, generator, MAX_TIMESTEP)
                 step[name] = np.broadcast_to(_one(item, value), item.shape) if stacking.timestep_only else item
         else:
-            common[name] = _random(value, stacking.step, generator, 1.0)
+            common[name] = _random(value, stacking.step.dims, generator, 1.0)
     tiled = {n: np.concatenate([a] * stacking.num_steps) if feeds[n] is Feed.TILE else a for n, a in common.items()}
     by_name = {value.name or "": value for value in schedule.graph.inputs}
     stacked = {

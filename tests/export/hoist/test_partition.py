@@ -200,8 +200,25 @@ def test_what_mixes_steps_stays_and_says_why(reason: str) -> None:
     assert largest_error(parts, inputs, {"batch": 3}) <= TOLERANCE
 
 
+@pytest.mark.parametrize("check_rows", [True, False])
+@pytest.mark.parametrize(
+    "mix", ["r = ReduceSum <keepdims = 1> (t, ones)", "k = Softmax(t) r = ReduceMax <keepdims = 1> (k, ones)"]
+)
+def test_one_row_a_step_is_not_enough_for_what_counts_the_rows(mix: str, check_rows: bool) -> None:
+    model = parsed(
+        "(float[branches, 4] x, float[branches, batch] t) => (float[branches, 4] y) <int64[1] ones = {1}> {"
+        f"{mix} h = MatMul(r, w_up) s = Sin(h) m = MatMul(s, w_down) y = Mul(x, m) }}",
+        w_up=(1, 16), w_down=(16, 4),
+    )  # fmt: skip
+    inputs = {"x": LOOP, "t": SCHEDULE}
+    cost_model = CostModel({"branches": 2, "batch": 2}, held_weight=0.0, part_bytes=0)
+    parts = partition(model, inputs, cost_model, check_rows=check_rows)
+    assert parts.layout.rows_per_step == "branches"  # with all rows of a step it is right
+    assert largest_error(parts, inputs, {"branches": 2, "batch": 3}) <= TOLERANCE
+
+
 def test_the_numerical_check_finds_what_the_rules_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "_mixing", lambda *_: None)  # the negative control: no structural rule at all
+    monkeypatch.setattr(rows, "why_rows_mix", lambda *_: None)  # the negative control: no structural rule at all
     model = parsed(
         "(float[batch, 4] x, float[batch, 4] t) => (float[batch, 4] y) {"
         "h = MatMul(t, w) m = Softmax <axis = 0> (h) s = MatMul(m, w) k = Sin(s) y = Mul(x, k) }",
