@@ -26,7 +26,7 @@ class ClassifierConfig:
 
     channels: tuple[int, ...] = (32, 64, 96, 128)
     dropout: float = 0.2
-    steps: int = 2_000
+    steps: int = 1_200
     warmup_steps: int = 100
     batch: int = 64
     learning_rate: float = 2e-3

@@ -60,7 +60,7 @@ def evaluate(config: EvaluationConfig) -> Figures:
     path = config.model / "figures.json"
     known: Figures = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     figures = known | reconstruction_figures(pipe.vae, split.held_out, config.images / "reconstruction.png")
-    figures |= ablation_figures(config, split.held_out)
+    figures |= stage1_figures(config, split.held_out)
 
     classifier = train_classifier(ClassifierConfig(), split.train, config.work / "classifier.pt")
     labels = [index % len(split.train.classes) for index in range(config.samples)]
@@ -108,17 +108,21 @@ def reconstruction_figures(vae: AutoencoderKL, held_out: Pictures, grid: Path) -
     }
 
 
-def ablation_figures(config: EvaluationConfig, held_out: Pictures) -> Figures:
-    """The same of the autoencoder that was trained without the discriminator; empty where that run is not at hand."""
-    folder = config.work / "autoencoder-no-gan"
-    state = load_state(folder / "state.pt")
-    if state is None:
-        return {}
-    vae = autoencoder_from_config(AutoencoderConfig(), config.data.size)
-    trained = cast(dict[str, torch.Tensor], state["autoencoder"])
-    vae.load_state_dict({name.removeprefix("vae."): value for name, value in trained.items()})
-    figures = reconstruction_figures(vae.eval(), held_out, config.images / "reconstruction-no-gan.png")
-    return {f"no_gan_{name}": value for name, value in figures.items() if name != "held_out_pictures"}
+def stage1_figures(config: EvaluationConfig, held_out: Pictures) -> Figures:
+    """The same of stage 1's two autoencoders, which differ in the discriminator alone; empty where they are absent."""
+    figures: Figures = {}
+    for name, folder in (("gan", "autoencoder"), ("no_gan", "autoencoder-no-gan")):
+        state = load_state(config.work / folder / "state.pt")
+        if state is None:
+            continue
+        vae = autoencoder_from_config(AutoencoderConfig(), config.data.size)
+        trained = cast(dict[str, torch.Tensor], state["autoencoder"])
+        vae.load_state_dict({key.removeprefix("vae."): value for key, value in trained.items()})
+        found = reconstruction_figures(
+            vae.eval(), held_out, config.images / f"reconstruction-{name.replace('_', '-')}.png"
+        )
+        figures |= {f"{name}_{key}": value for key, value in found.items() if key.startswith("reconstruction")}
+    return figures
 
 
 def classifier_figures(classifier: Classifier, split: Split, pictures: torch.Tensor, labels: torch.Tensor) -> Figures:

@@ -4,6 +4,7 @@ The stages, in order; each goes on from its last checkpoint, and one that is don
 
     vae        stage 1 of LDM: autoencoder, then the discriminator joins          WORK/autoencoder/
     ablation   the same last steps with the discriminator off, for the card       WORK/autoencoder-no-gan/
+    decoder    the decoder goes on with noise in its latents                      WORK/decoder/
     dit        stage 2: latents cached, DiT trained on them                       WORK/latents.pt, WORK/transformer/
     export     the DiTPipeline directory in half precision                        OUTPUT
 
@@ -17,18 +18,22 @@ import shutil
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
+import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL
 
-from models.ldm.config import CHECKPOINT, AutoencoderConfig, DataConfig, TransformerConfig
+from models.ldm.config import CHECKPOINT, AutoencoderConfig, DataConfig, DecoderConfig, TransformerConfig
 from models.ldm.directory import pipeline_of, write_directory
+from models.ldm.journal import load_state
 from models.ldm.latents import CachedLatents, cache_latents
 from models.ldm.pictures import Split, load_split
 from models.ldm.train_autoencoder import train_autoencoder
+from models.ldm.train_decoder import train_decoder
 from models.ldm.train_transformer import train_transformer
 
-STAGES = ("vae", "ablation", "dit", "export")
+STAGES = ("vae", "ablation", "decoder", "dit", "export")
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Plan:
     stages: tuple[str, ...] = STAGES
     data: DataConfig = field(default_factory=DataConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     work: Path = Path("build/train")
     output: Path = CHECKPOINT
@@ -51,9 +57,13 @@ def train(plan: Plan) -> None:
     vae = train_autoencoder(plan.autoencoder, split, plan.work / "autoencoder", accelerator)
     if "ablation" in plan.stages:
         train_without_gan(plan, split, accelerator)
-    if "dit" not in plan.stages and "export" not in plan.stages:
+    if not {"decoder", "dit", "export"} & set(plan.stages):
         return
     cached = latents_of(plan, split, vae, accelerator)
+    if {"decoder", "export"} & set(plan.stages):
+        robust_decoder(plan, split, vae, accelerator)
+    if not {"dit", "export"} & set(plan.stages):
+        return
     classes = split.train.classes
     transformer = train_transformer(plan.transformer, cached, classes, vae, plan.work / "transformer", accelerator)
     if "export" in plan.stages and accelerator.is_main_process:
@@ -81,6 +91,14 @@ def latents_of(plan: Plan, split: Split, vae: AutoencoderKL, accelerator: Accele
     return cached
 
 
+def robust_decoder(plan: Plan, split: Split, vae: AutoencoderKL, accelerator: Accelerator) -> None:
+    """Train the decoder of `vae` further, in place; the discriminator goes on from where stage 1 left it."""
+    state = load_state(plan.work / "autoencoder" / "state.pt")
+    assert state is not None
+    judge = cast(dict[str, torch.Tensor], state["discriminator"])
+    train_decoder(plan.decoder, plan.autoencoder, vae, split.train, judge, plan.work / "decoder", accelerator)
+
+
 def plan_from_arguments(arguments: list[str]) -> Plan:
     """Read the command line; the defaults are those of the shipped checkpoint."""
     default = Plan()
@@ -95,6 +113,7 @@ def plan_from_arguments(arguments: list[str]) -> Plan:
     parser.add_argument("--vae-steps", type=int, default=default.autoencoder.steps)
     parser.add_argument("--gan-start", type=int, default=default.autoencoder.adversarial_start)
     parser.add_argument("--vae-batch", type=int, default=default.autoencoder.batch, help="per process")
+    parser.add_argument("--decoder-steps", type=int, default=default.decoder.steps)
     parser.add_argument("--dit-steps", type=int, default=default.transformer.steps)
     parser.add_argument("--dit-batch", type=int, default=default.transformer.batch, help="per process")
     parser.add_argument("--lpips-vgg16", type=Path, help="torchvision's vgg16 weights; with --lpips-linear")
@@ -119,6 +138,7 @@ def plan_from_arguments(arguments: list[str]) -> Plan:
             lpips_vgg16=given.lpips_vgg16,
             lpips_linear=given.lpips_linear,
         ),
+        decoder=replace(default.decoder, steps=given.decoder_steps, batch=given.vae_batch),
         transformer=replace(default.transformer, steps=given.dit_steps, batch=given.dit_batch, compile=given.compile),
         work=given.work,
         output=given.output,

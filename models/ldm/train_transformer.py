@@ -11,12 +11,13 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL, DDPMScheduler, DiTTransformer2DModel
 from diffusers.training_utils import EMAModel
+from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
@@ -44,14 +45,17 @@ def train_transformer(
     plain = transformer_from_config(config, channels, side)
     averaged = transformer_from_config(config, channels, side).eval().requires_grad_(False)
     ema = EMAModel(plain.parameters(), decay=config.ema_decay, foreach=True)
-    optimiser = torch.optim.AdamW(plain.parameters(), config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    matrices, others = parameters_by_optimiser(plain)
+    muon = torch.optim.Muon(matrices, config.matrix_learning_rate, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.AdamW(others, config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     first_step = 0
     if (state := load_state(folder / "state.pt")) is not None:
         first_step = cast(int, state["step"])
         plain.load_state_dict(cast(dict[str, torch.Tensor], state["transformer"]))
-        optimiser.load_state_dict(cast(dict[str, object], state["optimiser"]))
+        muon.load_state_dict(cast(dict[str, Any], state["muon"]))
+        adam.load_state_dict(cast(dict[str, Any], state["adam"]))
         ema.load_state_dict(cast(dict[str, object], state["ema"]))
-    transformer, optimiser = accelerator.prepare(torch.compile(plain) if config.compile else plain, optimiser)
+    transformer, muon, adam = accelerator.prepare(torch.compile(plain) if config.compile else plain, muon, adam)
     ema.to(accelerator.device)
     schedule = noise_schedule(config)
     weights = picture_weights(cached.labels, config.class_balance)
@@ -66,7 +70,8 @@ def train_transformer(
     )
     for step in progress:
         factor = learning_rate_factor(step, config.warmup_steps, config.steps, config.decay_steps)
-        set_learning_rate(optimiser, config.learning_rate * factor)
+        set_learning_rate(muon, config.matrix_learning_rate * factor)
+        set_learning_rate(adam, config.learning_rate * factor)
         generator = generator_at(config.seed, step, accelerator.process_index)
         noisy, target, timesteps, labels = denoising_batch(config, cached, weights, schedule, generator)
         device = accelerator.device
@@ -75,10 +80,11 @@ def train_transformer(
                 noisy.to(device), timestep=timesteps.to(device), class_labels=labels.to(device)
             ).sample
         loss = functional.mse_loss(predicted.float(), target.to(device))
-        optimiser.zero_grad()
+        transformer.zero_grad(set_to_none=True)
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(transformer.parameters(), config.gradient_clip)
-        optimiser.step()
+        muon.step()
+        adam.step()
         ema.step(plain.parameters())
         running = loss.detach() if running is None else torch.lerp(loss.detach(), running, 0.98)
         done = step + 1
@@ -90,7 +96,8 @@ def train_transformer(
             append_metrics(folder / "metrics.jsonl", {"step": done, "seconds": seconds, **figures})
             progress.set_postfix(loss=figures["loss"])
         if done % config.save_every == 0 or done == config.steps:
-            states = {"transformer": plain.state_dict(), "optimiser": optimiser.state_dict(), "ema": ema.state_dict()}
+            parts = {"transformer": plain, "muon": muon, "adam": adam, "ema": ema}
+            states = {name: part.state_dict() for name, part in parts.items()}
             save_state({"step": done, **states}, folder / "state.pt")
         if done % config.grid_every == 0 or done == config.steps:
             ema.copy_to(averaged.parameters())
@@ -100,6 +107,21 @@ def train_transformer(
     accelerator.wait_for_everyone()
     ema.copy_to(averaged.parameters())
     return averaged
+
+
+def parameters_by_optimiser(transformer: DiTTransformer2DModel) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The matrices of the blocks, which Muon trains, and all else (embeddings, biases, first and last layer) for AdamW.
+
+    Muon (https://kellerjordan.github.io/posts/muon/) orthogonalises each matrix's step: more progress than AdamW,
+    for a seventh more time. The paper's AdamW with a constant rate is made for runs a hundred times as long.
+    """
+    matrices = {
+        name: value
+        for name, value in transformer.named_parameters()
+        if name.startswith("transformer_blocks.") and value.ndim == 2 and "embedding_table" not in name
+    }
+    others = [value for name, value in transformer.named_parameters() if name not in matrices]
+    return list(matrices.values()), others
 
 
 def attention_for(device: torch.device) -> AbstractContextManager[object]:

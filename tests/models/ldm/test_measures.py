@@ -41,6 +41,8 @@ def test_card_keeps_what_is_written_by_hand(tmp_path: Path):
         "held_out_pictures": 146.0,
         "reconstruction_psnr_db": 27.125,
         "reconstruction_sharpness": 0.987,
+        "no_gan_reconstruction_psnr_db": 29.5,
+        "no_gan_reconstruction_sharpness": 0.8,
         "classifier_accuracy_held_out": 0.5,
         "classifier_accuracy_samples": 0.45,
         "samples": 792.0,
@@ -54,7 +56,8 @@ def test_card_keeps_what_is_written_by_hand(tmp_path: Path):
     assert text.startswith("before\n")
     assert text.endswith(f"{END}\nafter\n")
     assert "old figures" not in text
-    for shown in ("27.12 dB | 0.987", "not measured", "50.0%", "| 0.90 |", "25.0%"):
+    assert "with the discriminator" not in text  # that run's figures are not known here
+    for shown in ("27.12 dB | 0.987", "29.50 dB | 0.800", "50.0%", "| 0.90 |", "25.0%"):
         assert shown in text, shown
     write_card(card, figures)
     assert card.read_text(encoding="utf-8") == text

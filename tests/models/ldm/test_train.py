@@ -57,7 +57,7 @@ def test_two_processes_train_both_stages_and_leave_a_pipeline(tmp_path: Path):
         tmp_path / "work",
     ]
     command += ["--output", tmp_path / "model", "--vae-steps", 3, "--gan-start", 1, "--vae-batch", 2]
-    command += ["--dit-steps", 2, "--dit-batch", 2]
+    command += ["--decoder-steps", 2, "--dit-steps", 2, "--dit-batch", 2]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [
