@@ -1,0 +1,1 @@
+"""Measurements that the documents quote; each prints one JSON document as the last line of stdout."""
