@@ -18,10 +18,13 @@ def report_of(subject: Subject, plan: Plan, layout: Layout, parts: Mapping[str, 
     dims, steps = subject.cost_model.dims, subject.cost_model.steps
     of_all = dims if plan.stacking is None else plan.stacking.dims_of_all(dims, steps)
     figures = {
-        name: _part(part, of_all if name == "schedule" else dims, "step" if name == "denoise" else "request")
+        name: _part(
+            model_with_static_shapes(part, of_all if name == "schedule" else dims),
+            "step" if name == "denoise" else "request",
+        )
         for name, part in parts.items()
     }
-    whole, read_before = _part(subject.model, dims, "step")
+    whole, read_before = _part(subject.static, "step")
     row_bytes = 0
     if plan.stacking is not None:
         rows = 1 if plan.stacking.timestep_only else subject.base.shapes[plan.rows[0].name or ""][0]
@@ -62,9 +65,8 @@ def placements_of(subject: Subject, parts: Mapping[str, ir.Model]) -> tuple[Plac
     )
 
 
-def _part(model: ir.Model, dims: Mapping[str, int], runs_once_per: str) -> tuple[PartFigures, int]:
-    """The figures of one run of `model`, and the bytes that it reads: weights (of a table only the rows) and inputs."""
-    static = model_with_static_shapes(model, dims)
+def _part(static: ir.Model, runs_once_per: str) -> tuple[PartFigures, int]:
+    """The figures of one run of `static`, and the bytes it reads: inputs and weights (of a table only its rows)."""
     costs = [cost_of_node(node, {}) for node in static.graph]
     weights = list(
         {id(v.const_value): v.const_value for v in static.graph.initializers.values() if v.const_value}.values()

@@ -32,6 +32,7 @@ class Subject:
     """What is cut: a graph with the classes of its values, their shapes at the cost model's dims, and its costs."""
 
     model: ir.Model
+    static: ir.Model  # the same graph with numbers for shapes
     classes: Classes
     base: Probe
     works: Mapping[ir.Node, Work | str]

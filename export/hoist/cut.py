@@ -72,6 +72,21 @@ def minimum_cut(problem: CutProblem) -> frozenset[int] | None:
     return frozenset(node for node in range(len(problem.stay)) if ("node", node) not in staying)
 
 
+def largest_legal(problem: CutProblem) -> frozenset[int]:
+    """All nodes that can leave at once, whatever it costs. Legal sets are closed under union, so there is a largest."""
+    left = set(range(len(problem.stay))) - problem.pinned
+    while True:
+        held = set()
+        for crossing in problem.crossings:
+            if crossing.producer is not None and crossing.producer not in left:
+                held |= left.intersection(crossing.readers)
+            elif crossing.cost is None and (crossing.read_by_rest or not left.issuperset(crossing.readers)):
+                held |= set() if crossing.producer is None else {crossing.producer}
+        if not held & left:
+            return frozenset(left)
+        left -= held
+
+
 def cost_of_cut(problem: CutProblem, leaving: Iterable[int]) -> int | None:
     """What the split costs; None if it is not legal."""
     left = frozenset(leaving)

@@ -64,7 +64,7 @@ def unpack_row(
         shape=ir.Shape([first, sum(slot.width for slot in slots)]),
         type=ir.TensorType(ir.DataType.FLOAT),
     )
-    columns = builder.split(row, [slot.width for slot in slots], axis=1) if len(slots) > 1 else (row,)
+    columns = _columns(builder, row, [slot.width for slot in slots])
     for index, (column, slot, value) in enumerate(zip(columns, slots, taken, strict=True)):
         result = column
         if len(slot.tail) != 1:
@@ -80,6 +80,18 @@ def unpack_row(
     graph.inputs.append(row)
     _add(graph, builder)
     graph.insert_before(graph[0], builder.nodes)
+
+
+def _columns(builder: GraphBuilder, row: ir.Value, widths: Sequence[int]) -> Sequence[ir.Value]:
+    """`row` split into columns of these widths, at most MAX_PARTS at a time."""
+    if len(widths) <= 1:
+        return [row]
+    if len(widths) <= MAX_PARTS:
+        return builder.split(row, widths, axis=1)
+    share = math.ceil(len(widths) / MAX_PARTS)
+    groups = [widths[start : start + share] for start in range(0, len(widths), share)]
+    parts = builder.split(row, [sum(group) for group in groups], axis=1)
+    return [column for part, group in zip(parts, groups, strict=True) for column in _columns(builder, part, group)]
 
 
 def _add(graph: ir.Graph, builder: GraphBuilder) -> None:

@@ -67,7 +67,7 @@ def partition(
     static, probes = probes_of(whole, inputs, cost_model.dims)
     complete_shapes(whole, probes)
     classes = classify(whole, inputs, probes.step)
-    subject = Subject(whole, classes, probes.base, works_of(whole, static), cost_model)
+    subject = Subject(whole, static, classes, probes.base, works_of(whole, static), cost_model)
     found = stackings_of(whole, classes, probes, equal_rows=equal_rows)
     stackings = [] if isinstance(found, str) else found
     mixing: dict[ir.Value, str] = {}

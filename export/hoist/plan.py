@@ -12,7 +12,7 @@ import onnx_ir as ir
 from export.hoist.classes import Classes, ValueClass
 from export.hoist.cost_model import Work
 from export.hoist.crossing import NO_SCHEDULE_GRAPH, UNTRIED, Subject, crossing_cost
-from export.hoist.cut import Crossing, CutProblem, Shared, cost_of_cut, minimum_cut
+from export.hoist.cut import Crossing, CutProblem, Shared, cost_of_cut, largest_legal, minimum_cut
 from export.hoist.rows import Kinds, Stacking, kinds_of
 
 
@@ -63,9 +63,7 @@ def _plan(subject: Subject, stacking: Stacking | None, prompt_graph: bool, mixin
     kinds = kinds_of(subject.model, subject.classes, stacking) if stacking is not None else Kinds({}, {})
     network = _network(subject, stacking, kinds, prompt_graph, mixing)
     cheapest = minimum_cut(network.problem)
-    largest = minimum_cut(_counting(network.problem))
     assert cheapest is not None, "to leave every node in the loop is legal"
-    assert largest is not None
     leaving = frozenset(node for index, node in enumerate(network.nodes) if index in cheapest)
     rows, prompt = _crossing(leaving, subject)
     return Plan(
@@ -78,7 +76,7 @@ def _plan(subject: Subject, stacking: Stacking | None, prompt_graph: bool, mixin
         prompt=prompt,
         cost=_cost(network, cheapest, subject),
         cost_of_nothing=_cost(network, frozenset(), subject),
-        cost_of_all=_cost(network, largest, subject),
+        cost_of_all=_cost(network, largest_legal(network.problem), subject),
         declined=network.declined,
     )
 
@@ -160,12 +158,6 @@ def _weights(nodes: Iterable[ir.Node], index: Mapping[ir.Node, int], subject: Su
         num_bytes = value.const_value.nbytes if value.const_value is not None else subject.num_bytes(value)
         if all(user in index for user in users):
             yield Shared(tuple(index[user] for user in users), subject.cost_model.held(num_bytes or 0))
-
-
-def _counting(problem: CutProblem) -> CutProblem:
-    """The same graph where only staying nodes cost: its minimum is the largest legal part."""
-    free = tuple(replace(crossing, cost=None if crossing.cost is None else 0) for crossing in problem.crossings)
-    return CutProblem((1,) * len(problem.stay), problem.pinned, free)
 
 
 def _crossing(leaving: Set[ir.Node], subject: Subject) -> tuple[tuple[ir.Value, ...], tuple[ir.Value, ...]]:

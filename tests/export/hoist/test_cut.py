@@ -5,7 +5,7 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from export.hoist.cut import Crossing, CutProblem, Shared, cost_of_cut, minimum_cut
+from export.hoist.cut import Crossing, CutProblem, Shared, cost_of_cut, largest_legal, minimum_cut
 
 
 @st.composite
@@ -38,6 +38,9 @@ def test_the_cut_is_legal_and_none_is_cheaper(problem: CutProblem) -> None:
         assert not costs
         return
     assert costs[found] == min(costs.values())
+    largest = largest_legal(problem)
+    assert all(s <= largest for s in costs)
+    assert largest in costs or frozenset() not in costs
     assert len(found) == max(len(s) for s, cost in costs.items() if cost == costs[found])  # the fewest stay
 
 
