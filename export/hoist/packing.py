@@ -1,5 +1,6 @@
 """Packs all values of the schedule into one row a step, and takes them out of the row in the loop."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
@@ -7,6 +8,10 @@ import onnx_ir as ir
 from export.hoist.build import GraphBuilder
 from export.hoist.layout import ROWS, SCHEDULE_ROW, RowSlot, label_of
 from export.hoist.sizes import Polynomial, symbols_of
+
+# Of one Split. Its sizes then have 256 bytes, which onnx_ir (1.1) still writes into the graph; beyond that they go to
+# the weights' file, and ONNX Runtime (1.31) refuses the graph: "Cannot parse data from external tensors".
+MAX_PARTS = 32
 
 
 def slots_of(values: Sequence[ir.Value]) -> tuple[RowSlot, ...]:
@@ -88,7 +93,7 @@ def _columns(builder: GraphBuilder, row: ir.Value, widths: Sequence[int]) -> Seq
         return [row]
     if len(widths) <= MAX_PARTS:
         return builder.split(row, widths, axis=1)
-    share = math.ceil(len(widths) / MAX_PARTS)
+    share = max(MAX_PARTS, math.ceil(len(widths) / MAX_PARTS))
     groups = [widths[start : start + share] for start in range(0, len(widths), share)]
     parts = builder.split(row, [sum(group) for group in groups], axis=1)
     return [column for part, group in zip(parts, groups, strict=True) for column in _columns(builder, part, group)]
