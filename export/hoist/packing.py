@@ -10,7 +10,7 @@ from export.hoist.layout import ROWS, SCHEDULE_ROW, RowSlot, label_of
 from export.hoist.sizes import Polynomial, symbols_of
 
 # Of one Split. Its sizes then have 256 bytes, which onnx_ir (1.1) still writes into the graph; beyond that they go to
-# the weights' file, and ONNX Runtime (1.31) refuses the graph: "Cannot parse data from external tensors".
+# the weights' file, and ONNX Runtime (1.32) refuses the graph: "Cannot parse data from external tensors".
 MAX_PARTS = 32
 
 
