@@ -41,7 +41,7 @@ def figures_as_markdown(figures: Mapping[str, float]) -> str:
 
 Sharpness is the mean magnitude of the luminance's 3×3 Laplacian, copies over originals: 1 is as sharp as the original.
 
-| Stage 2, {figures["samples"]:.0f} pictures, 20 steps of DPM-Solver++ 2M | |
+| Stage 2, {figures["samples"]:.0f} pictures, 20 steps of DPM-Solver++ 2M, guidance 4 | |
 |---|---|
 | classifier's accuracy on held-out real emoji | {held_out:.1%} |
 | its accuracy on drawn pictures (the class that was asked for) | {samples:.1%} |

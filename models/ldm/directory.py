@@ -13,7 +13,7 @@ from models.ldm.config import TransformerConfig
 from models.ldm.transformer import solver
 
 NUM_STEPS = 20
-GUIDANCE = 2.0
+GUIDANCE = 4.0  # DiTPipeline's own default
 
 
 def pipeline_of(
