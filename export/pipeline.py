@@ -21,7 +21,7 @@ from export.stage import staged_directory
 from export.step import fuse_step
 from export.targets import Target
 from export.trace import trace_step
-from export.verify import BOUNDS, Bounds, shortest_table, step_inputs, verify_graphs
+from export.verify import BOUNDS, Bounds, phase_inputs, shortest_table, verify_graphs
 from export.write import default_table, draft_manifest, seal, write_graphs, write_tables
 from models.latent_diffusion import LatentDiffusion, Lora, SourceError
 
@@ -55,7 +55,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
     # Phase 2: one step of the loop, and the decoder, as graphs.
     step = fuse_step(model)
     traced = timed("trace", lambda: trace_step(step))
-    inputs = step_inputs(step)
+    inputs = phase_inputs(step)
     # Phase 3: clean for the target; what does not change leaves the loop; half precision; the target's parser.
     clean = timed("clean", lambda: clean_graphs(traced, options.target, inputs))
     hoisted = clean

@@ -154,6 +154,18 @@ def step_inputs(step: FusedStep) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
+def phase_inputs(step: FusedStep) -> dict[str, dict[str, np.ndarray]]:
+    """As step_inputs, with the mean of the guidance branches in place of guidance.
+
+    (4, -3) multiplies the rounding of a branch by five: between two correct float32 graphs of the shipped
+    model that is 1.0e-6 against 2.9e-7 of the mean. A phase is held to what it does to the denoiser.
+    """
+    inputs = step_inputs(step)
+    branches = len(inputs["denoise"]["guidance_weights"])
+    inputs["denoise"]["guidance_weights"] = np.full(branches, 1 / branches, np.float32)
+    return inputs
+
+
 def components(narrowed: NarrowedStep) -> dict[str, Component]:
     """Every graph of the bundle, in the order in which a request runs them."""
     step, parts = narrowed.hoisted.step, narrowed.hoisted.parts

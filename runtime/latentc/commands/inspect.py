@@ -96,7 +96,11 @@ def _lines(report: Report) -> list[str]:
     ]
     lines = [f"{name:<12}{value}" for name, value in facts]
     lines += textwrap.wrap(
-        _labels(report.conditioning.labels), 108, initial_indent=f"{'labels':<12}", subsequent_indent=" " * 12
+        _labels(report.conditioning.labels),
+        108,
+        break_on_hyphens=False,
+        initial_indent=f"{'labels':<12}",
+        subsequent_indent=" " * 12,
     )
     lines += ["", *_columns(["solver", "scheduler", "steps (calls, noise draws where they differ)"], _solvers(report))]
     rows = [
