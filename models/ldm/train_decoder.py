@@ -10,7 +10,7 @@ B batch · S side in pixels
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -59,7 +59,12 @@ def train_decoder(
     judge.load_state_dict(judge_state)
     optimiser = torch.optim.Adam(decoder.parameters(), betas=(0.5, 0.9))
     judge_optimiser = torch.optim.Adam(judge.parameters(), betas=(0.5, 0.9))
-    parts = {"decoder": decoder, "judge": judge, "optimiser": optimiser, "judge_optimiser": judge_optimiser}
+    parts: dict[str, Any] = {
+        "decoder": decoder,
+        "judge": judge,
+        "optimiser": optimiser,
+        "judge_optimiser": judge_optimiser,
+    }
     state = load_state(folder / "state.pt")
     first_step = 0
     if state is not None:
