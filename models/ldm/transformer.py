@@ -68,12 +68,8 @@ def noise_schedule(config: TransformerConfig) -> DDPMScheduler:
 
 def solver(config: TransformerConfig) -> DPMSolverMultistepScheduler:
     """The scheduler that is stored with the model: DPM-Solver++ 2M (arXiv 2211.01095)."""
-    return DPMSolverMultistepScheduler(
-        num_train_timesteps=config.noise_steps,
-        beta_start=config.beta_start,
-        beta_end=config.beta_end,
-        beta_schedule="linear",
-        prediction_type="v_prediction",
-        solver_order=2,
-        timestep_spacing="trailing",
+    # Made from the forward process, it also stores what only other schedulers read: clip_sample is true by default in
+    # DDIM and DDPM, and latents must not be clipped to [-1, 1].
+    return DPMSolverMultistepScheduler.from_config(
+        noise_schedule(config).config, solver_order=2, timestep_spacing="trailing"
     )

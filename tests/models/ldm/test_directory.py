@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiTPipeline
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DiTPipeline,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
 from models.ldm.autoencoder import autoencoder_from_config
 from models.ldm.config import CHECKPOINT
@@ -26,6 +33,10 @@ def test_directory_round_trip_keeps_weights_labels_and_scale(tmp_path: Path):
     assert loaded.get_label_ids(["more  dots"]) == [1]
     assert loaded.vae.config.scaling_factor == 0.25
     assert loaded.scheduler.config.prediction_type == "v_prediction"
+    for other in (DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler, UniPCMultistepScheduler):
+        swapped = other.from_config(loaded.scheduler.config)
+        assert swapped.config.prediction_type == "v_prediction"
+        assert not swapped.config.get("clip_sample", False)
     for name, value in transformer.state_dict().items():
         assert torch.equal(value, loaded.transformer.state_dict()[name]), name
 
