@@ -96,11 +96,11 @@ def _make_weights_lazy(model: ir.Model) -> None:
     for name, value in model.graph.initializers.items():
         fake = value.const_value
         assert fake is not None
-        value.const_value = _made_up(name, fake.dtype, ir.Shape(fake.shape))
+        value.const_value = _made_up(name, fake.dtype, ir.Shape(fake.shape.numpy()))
 
 
 def _made_up(name: str, dtype: ir.DataType, shape: ir.Shape) -> ir.LazyTensor:
-    def numbers() -> ir.Tensor:
+    def numbers() -> ir.TensorProtocol:
         generator = np.random.default_rng(zlib.crc32(name.encode()))
         return ir.tensor(generator.standard_normal(shape.numpy()).astype(dtype.numpy()), name=name)
 
