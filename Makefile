@@ -70,8 +70,8 @@ format: $(installed) ## formats the code
 	$(bin)/ruff format .
 
 .PHONY: train
-train: $(installed) ## trains the shipped model from nothing (hours); resumes where it was stopped
-	$(bin)/python -m models.ldm.train
+train: $(installed) ## trains the shipped model from nothing (two hours); resumes where it was stopped
+	OMP_WAIT_POLICY=PASSIVE $(bin)/python -m models.ldm.train $(if $(shell command -v c++),--compile)
 
 .PHONY: evaluate
 evaluate: $(installed) ## measures the shipped model and rewrites the figures of its card
