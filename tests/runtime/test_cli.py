@@ -348,7 +348,9 @@ def test_a_closed_pipe_is_no_traceback(pristine: Path) -> None:
 
 
 def test_ctrl_c_is_quiet_and_leaves_nothing(pristine: Path, tmp_path: Path) -> None:
+    # A job in the background of a shell inherits an ignored SIGINT, and Python then leaves it ignored.
     slow = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import time; from pathlib import Path; from latentc.backends.onnxruntime import OnnxRuntimeEngine\n"
         f"def run(self): Path({str(tmp_path / 'begun')!r}).touch(); time.sleep(300)\n"
         "OnnxRuntimeEngine.run = run"
