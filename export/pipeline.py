@@ -12,7 +12,7 @@ from latentc.bundle import MANIFEST
 from latentc.schema import Manifest, Precision
 
 from export.calibrate import calibration_inputs
-from export.compile import HoistedStep, check_graphs, clean_graphs, hoist, narrow
+from export.compile import HoistedStep, NarrowedStep, check_graphs, clean_graphs, hoist, narrow
 from export.dump import dump_phases
 from export.solver_table import SolverTable, table_from_solver
 from export.solvers import own_solver, solver_from_name
@@ -26,6 +26,7 @@ from export.write import default_table, draft_manifest, seal, write_graphs, writ
 from models.latent_diffusion import LatentDiffusion, Lora, SourceError
 
 T = TypeVar("T")
+MAX_REPORTED = 10
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
         hoisted = timed("hoist", lambda: hoist(clean, calls, inputs["denoise"], options.flops_per_byte))
     samples = timed("calibrate", lambda: calibration(hoisted, tables, options.precision))
     narrowed = timed("narrow", lambda: narrow(hoisted, options.precision, samples))
+    report_weights(narrowed)
     check_graphs(narrowed, options.target)
     if options.dump is not None:
         dump_phases(options.dump, traced, clean, narrowed)
@@ -92,6 +94,14 @@ def calibration(
 ) -> Mapping[str, Sequence[Mapping[str, np.ndarray]]]:
     """What half precision is calibrated on; nothing for float32."""
     return calibration_inputs(hoisted, shortest_table(tables)) if precision == "fp16" else {}
+
+
+def report_weights(narrowed: NarrowedStep) -> None:
+    """Names on stderr the weights that half precision holds badly; --dump lists them all, and every island."""
+    lines = [f"{graph}: {fit}" for graph, report in narrowed.half.items() for fit in report.weights]
+    more = [f"and {len(lines) - MAX_REPORTED} more; --dump DIR lists them"] if len(lines) > MAX_REPORTED else []
+    for line in lines[:MAX_REPORTED] + more:
+        print(f"export: note: {line}", file=sys.stderr)
 
 
 def check_output(output: Path) -> None:

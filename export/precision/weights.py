@@ -42,6 +42,15 @@ class WeightFit:
     def to_report(self) -> bool:
         return not self.fits or self.small_share > SMALL_SHARE
 
+    def __str__(self) -> str:
+        """One line for a person: what half does to this weight."""
+        if not self.fits:
+            return (
+                f"{self.name}: {self.num_overflow} of {self.num_elements} elements overflow float16 (largest "
+                f"{self.peak:.4g}); what reads it stays in float32"
+            )
+        return f"{self.name}: {100 * self.small_share:.0f} % of its elements lose bits or vanish in float16"
+
 
 def weight_fit(name: str, tensor: ir.TensorProtocol) -> WeightFit:
     """Reads `tensor` (float32 or bfloat16) once and lets go of it."""

@@ -13,6 +13,7 @@ from typing import cast
 import numpy as np
 import onnx
 import pytest
+import safetensors.torch
 import torch
 from latentc.backends import open_backend
 from latentc.bundle import GraphBytes, open_bundle
@@ -140,6 +141,24 @@ def test_half_precision_for_tensorrt_8_6(random_dit: Path, tmp_path: Path) -> No
     table = (tmp_path / "dump" / "4-final" / "denoise.half.tsv").read_text()
     assert "softmax: exp and its sum" in table
     assert "parameters in the loop" in (tmp_path / "dump" / "3-hoist" / "partition.txt").read_text()
+
+
+def test_a_weight_that_half_cannot_hold_is_named_and_kept_wide(
+    random_dit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1e5 in a projection, multiplied by a zero of the layer before it: the numbers stay, half would be inf."""
+    source = shutil.copytree(random_dit, tmp_path / "source")
+    path = source / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    block = "transformer_blocks.0.attn1"
+    tensors[f"{block}.to_v.weight"][0] = 0.0
+    tensors[f"{block}.to_v.bias"][0] = 0.0
+    tensors[f"{block}.to_out.0.weight"][0, 0] = 1e5
+    safetensors.torch.save_file(tensors, path)
+    export_bundle(ExportOptions(source=str(source), output=tmp_path / "b", steps=(2,), precision="fp16"))
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("export: note: ")]
+    assert len(notes) == 1
+    assert "to_out.0.weight: 1 of 1024 elements overflow float16" in notes[0]
 
 
 def _specs(manifest: Manifest, name: str) -> list[TensorSpec]:
