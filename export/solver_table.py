@@ -159,6 +159,7 @@ def _run(solver: Solver, steps: int, data: _Basis | _Random) -> _Run:
             inputs.append(scale(sample, timestep).double())
             try:
                 sample = scheduler.step(data.output(call), timestep, sample, **extra).prev_sample
+            # What diffusers' schedulers raise for a missing package, another step(), or an unsupported setting.
             except (ImportError, TypeError, NotImplementedError, IndexError) as error:
                 raise NonLinearSolverError(f"{solver.name} cannot be read as a table: {_one_line(error)}") from error
     return _Run(inputs, sample.double(), timesteps.detach().cpu(), noise.draws)
