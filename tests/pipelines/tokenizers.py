@@ -1,6 +1,6 @@
 """Real tokenizers of a few hundred tokens, in the files that public checkpoints have.
 
-Each function trains one on the corpus below, writes it to `directory` and returns that. Which files a
+Each function makes one for the corpus below, writes it to `directory` and returns that. Which files a
 public checkpoint has, and which of them a pipeline's class reads:
 
     make_clip_tokenizer     vocab.json, merges.txt                  CLIPTokenizer (FLUX, SD, SDXL, SD3)
@@ -12,6 +12,8 @@ and all of them tokenizer_config.json and special_tokens_map.json.
 """
 
 import json
+import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -95,17 +97,12 @@ def make_t5_tokenizer(
     """Unigram with </s> at the end and <pad> = 0. `fast` writes tokenizer.json, `spiece` writes spiece.model."""
     metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=True)
     split = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = split
-    trainer = trainers.UnigramTrainer(vocab_size=vocab_size, unk_token="<unk>", show_progress=False)
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    learned = json.loads(tokenizer.to_str())["model"]["vocab"]
-    # The trainer keeps only pieces that it saw; single characters of any prompt are wanted too.
-    letters = [chr(c) for c in range(33, 127)]
-    # Sorted: the trainer puts pieces of equal score in an order of its own on every run.
-    pieces = sorted(((piece, score) for piece, score in learned if piece != "<unk>"), key=lambda p: (-p[1], p[0]))
+    frequent = _frequent_pieces(["▁" + word for line in CORPUS for word in line.split()])[: vocab_size - 3]
+    total = sum(count for _, count in frequent)
+    pieces = [(piece, math.log(count / total)) for piece, count in frequent]
     known = {piece for piece, _ in pieces}
-    pieces += [(piece, -12.0) for piece in ["▁", *letters] if piece not in known]
+    # Single characters of any prompt are wanted too.
+    pieces += [(piece, -12.0) for piece in ["▁", *map(chr, range(33, 127))] if piece not in known]
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *pieces]
     sentinels = [f"<extra_id_{i}>" for i in range(100)]
     directory.mkdir(parents=True, exist_ok=True)
@@ -187,17 +184,19 @@ def make_gemma_tokenizer(directory: Path, *, merges: int = 300) -> Path:
 def make_bert_tokenizer(directory: Path, *, vocab_size: int = 300) -> Path:
     """WordPiece, uncased: vocab.txt."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    known = {piece for piece, _ in pieces}
-    letters = [prefix + chr(c) for prefix in ("", "##") for c in range(33, 127) if not chr(c).isupper()]
+    words = [word.strip(",.:;") for line in CORPUS for word in line.lower().split()]
+    starts, insides = _frequent_pieces(words, at_start=True), _frequent_pieces(words, at_start=False)
+    letters = [chr(c) for c in range(33, 127) if not chr(c).isupper()]
+    pieces = [
+        *special,
+        *(piece for piece, _ in starts[: vocab_size // 2]),
+        *("##" + piece for piece, _ in insides[: vocab_size // 2]),
+        *letters,
+        *("##" + letter for letter in letters),
+    ]
     directory.mkdir(parents=True, exist_ok=True)
-    lines = [piece for piece, _ in pieces] + [piece for piece in letters if piece not in known]
-    (directory / "vocab.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    lines = "".join(f"{piece}\n" for piece in dict.fromkeys(pieces))
+    (directory / "vocab.txt").write_text(lines, encoding="utf-8")
     named = {
         "cls_token": "[CLS]",
         "mask_token": "[MASK]",
@@ -244,6 +243,19 @@ def compiled_normalisation() -> bytes:
     place(0, b"")
     trie = b"".join(unit.to_bytes(4, "little") for unit in units)
     return len(trie).to_bytes(4, "little") + trie + replacements
+
+
+def _frequent_pieces(words: list[str], at_start: bool | None = None) -> list[tuple[str, int]]:
+    """Parts of words by the characters that they cover, most first; only those at the start, or only the others.
+
+    tokenizers 0.23's unigram and WordPiece trainers give another vocabulary on every run: they are not used.
+    """
+    counts: Counter[str] = Counter()
+    for word in words:
+        for begin in range(len(word)):
+            if at_start is None or at_start == (begin == 0):
+                counts.update(word[begin:end] for end in range(begin + 1, min(len(word), begin + 8) + 1))
+    return sorted(counts.items(), key=lambda item: (-item[1] * len(item[0]), item[0]))
 
 
 def _write_spiece(path: Path, pieces: list[tuple[str, float]]) -> None:
