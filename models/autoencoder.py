@@ -79,13 +79,9 @@ class KLEncoder(nn.Module):
 
     def forward(self, image: Tensor, noise: Tensor) -> Tensor:
         """image [batch, 3, f·H, f·W] in [0, 1], noise [batch, C, H, W] -> latents [batch, C, H, W]."""
-        moments = self.vae.encoder(2.0 * image - 1.0)  # [batch, 2·C, H, W]
-        if self.vae.quant_conv is not None:
-            moments = self.vae.quant_conv(moments)
-        # Slices, not DiagonalGaussianDistribution's chunk(): that becomes ONNX's SplitToSequence, which TensorRT lacks.
-        mean, log_variance = moments[:, : noise.shape[1]], moments[:, noise.shape[1] :]  # [batch, C, H, W] each
-        deviation = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))
-        return self.scale(mean + deviation * noise)  # type: ignore[no-any-return]
+        posterior = self.vae.encode(2.0 * image - 1.0, return_dict=False)[0]  # log-variance clamped to -30 … 20
+        sample: Tensor = posterior.mean + posterior.std * noise  # [batch, C, H, W]
+        return self.scale(sample)  # type: ignore[no-any-return]
 
 
 def _per_channel(numbers: list[float]) -> Tensor:

@@ -12,6 +12,8 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from export.passes import clean_graph
+
 Inputs = Mapping[str, tuple[Tensor, dict]]  # name -> (example, axis -> torch.export.Dim)
 
 
@@ -31,8 +33,8 @@ def graph_from_module(module: nn.Module, inputs: Inputs) -> ir.Model:
 
 
 def session_from_module(module: nn.Module, inputs: Inputs) -> Callable[..., Tensor]:
-    """A function of the same tensors that runs the graph, which has neither float64 nor sequences nor control flow."""
-    model = graph_from_module(module, inputs)
+    """A function of the same tensors that runs the clean graph."""
+    model = clean_graph(graph_from_module(module, inputs), "onnxruntime")
     check_operators(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
@@ -46,7 +48,7 @@ def session_from_module(module: nn.Module, inputs: Inputs) -> Callable[..., Tens
 
 
 def check_operators(model: ir.Model) -> None:
-    """What TensorRT cannot take."""
+    """A clean graph has nothing that TensorRT cannot take."""
     refused = {"If", "Loop", "Scan", "SplitToSequence", "SequenceAt", "NonZero"}
     for node in model.graph:
         assert node.op_type not in refused, f"{node.op_type} in the graph"
