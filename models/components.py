@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from diffusers import ModelMixin
+from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import logging
 
 from models.latent_diffusion import SourceError
+from models.text.loading import quiet
 
 Module = TypeVar("Module", bound=ModelMixin)
+Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
 
 
 def load_component(module_class: type[Module], source: Path, folder: str) -> Module:
@@ -61,6 +64,29 @@ def scheduler_class(name: str) -> type[SchedulerMixin]:
     if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
         raise SourceError(f"{name!r} is no scheduler of diffusers; its schedulers have names such as DDIMScheduler")
     return found
+
+
+def load_pipeline(
+    pipeline_class: type[Pipeline], source: Path, scheduler: SchedulerMixin, **components: ModelMixin
+) -> Pipeline:
+    """The diffusers pipeline itself in float32, as a reference: `components` take the place of the source's own."""
+    bar = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with quiet():
+            pipeline: Pipeline = pipeline_class.from_pretrained(
+                source,
+                scheduler=scheduler,
+                torch_dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                **components,
+            )
+    finally:
+        if bar:
+            logging.enable_progress_bar()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def _some(names: list[str]) -> str:
