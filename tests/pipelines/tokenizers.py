@@ -13,12 +13,12 @@ and all of them tokenizer_config.json and special_tokens_map.json.
 
 import json
 import math
+import struct
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers.utils import sentencepiece_model_pb2_new as sentencepiece_format
 
 CORPUS = (
     "a photo of a red cat sitting on a wooden table in the morning light",
@@ -123,10 +123,17 @@ def make_t5_tokenizer(
         tokenizer.save(str(directory / "tokenizer.json"))
     named = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     _write(directory / "special_tokens_map.json", {"additional_special_tokens": sentinels, **named})
+    first = len(pieces) + len(sentinels) - 1  # <extra_id_0> has the largest id
     config = {
+        "add_prefix_space": True,
+        "added_tokens_decoder": {
+            **{str(number): _decoder_entry(token) for number, token in enumerate(("<pad>", "</s>", "<unk>"))},
+            **{str(first - number): _decoder_entry(token) for number, token in enumerate(sentinels)},
+        },
         "additional_special_tokens": sentinels,
         "clean_up_tokenization_spaces": True,
         "extra_ids": 100,
+        "legacy": True,
         "model_max_length": length,
         "sp_model_kwargs": {},
         "tokenizer_class": "T5Tokenizer",
@@ -259,16 +266,28 @@ def _frequent_pieces(words: list[str], at_start: bool | None = None) -> list[tup
 
 
 def _write_spiece(path: Path, pieces: list[tuple[str, float]]) -> None:
-    model = sentencepiece_format.ModelProto()
+    """sentencepiece's ModelProto, field by field: two packages have its definition, and refuse each other's."""
+    model = b""
     for piece, score in pieces:
         kind = {"<pad>": 3, "</s>": 3, "<unk>": 2}.get(piece, 1)  # 1: normal, 2: unknown, 3: control
-        model.pieces.add(piece=piece, score=score, type=kind)
-    model.trainer_spec.model_type = 1  # unigram
-    model.trainer_spec.pad_id, model.trainer_spec.eos_id, model.trainer_spec.unk_id = 0, 1, 2
-    model.trainer_spec.bos_id = -1
-    model.normalizer_spec.name = "nmt_nfkc"
-    model.normalizer_spec.precompiled_charsmap = compiled_normalisation()
-    path.write_bytes(model.SerializeToString())
+        model += _field(1, _field(1, piece.encode()) + b"\x15" + struct.pack("<f", score) + _number(3, kind))
+    minus_one = 2**64 - 1
+    trainer = _number(3, 1) + _number(40, 2) + _number(41, minus_one) + _number(42, 1) + _number(43, 0)
+    model += _field(2, trainer)  # unigram; unk, bos, eos, pad
+    model += _field(3, _field(1, b"nmt_nfkc") + _field(2, compiled_normalisation()))
+    path.write_bytes(model)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _number(number: int, value: int) -> bytes:
+    return _varint(number << 3) + _varint(value)
+
+
+def _varint(value: int) -> bytes:
+    return (bytes([value & 0x7F | 0x80]) + _varint(value >> 7)) if value > 0x7F else bytes([value])
 
 
 def _bytes_as_characters() -> list[str]:
