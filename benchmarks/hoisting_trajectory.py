@@ -25,8 +25,9 @@ from export.solvers import own_solver
 from export.step import FusedStep, fuse_step
 from export.trace import trace_step
 from export.verify import parity_trajectory, step_inputs
-from models.dit.modules import DiTDecoder, DiTDenoiser
-from models.latent_diffusion import ConditioningInput, LatentDiffusion
+from models.autoencoder import KLDecoder
+from models.dit.modules import DiTDenoiser
+from models.latent_diffusion import CLASS_LABELS, Labels, LatentDiffusion
 from models.timesteps import store_timestep_frequencies
 
 
@@ -85,7 +86,7 @@ def half_parts(compiled: HoistedStep, table: SolverTable, narrowing: Narrowing) 
 
 def final_latents(parts: Parts, step: FusedStep, table: SolverTable) -> npt.NDArray[np.float32]:
     """[b, C, H, W] after all calls: the parity request of the compiler, two labels with guidance."""
-    request = parity_trajectory(step, table)
+    request = parity_trajectory(step, table, {})
     history = np.zeros((len(request.output_row), *request.noise.shape[1:]), np.float32)  # [slots, b, C, H, W]
     history[0], history[1 + table.calls :] = request.noise[0], request.noise[1:]
     with Runner(parts.graphs["denoise"]) as denoise:
@@ -111,18 +112,13 @@ def small_dit(weights: Source, *, heads: int, layers: int, size: int) -> LatentD
         family="dit",
         pipeline="DiTPipeline",
         denoiser=DiTDenoiser(net),
-        decoder=DiTDecoder(vae),
-        conditioning=(ConditioningInput("class_labels", _labels),),
+        decoder=KLDecoder(vae),
+        conditioning=(CLASS_LABELS,),
         scheduler=DPMSolverMultistepScheduler(),
         latent_shape=(4, size, size),
         image_shape=(3, size, size),
         guided_channels=4,
-        labels={"first": 1, "second": 7},
-        null_label=1000,
+        labels=Labels({"first": 1, "second": 7}, 1000),
         default_steps=20,
         default_cfg_scale=4.0,
     )
-
-
-def _labels(branches: int, batch: int, generator: torch.Generator) -> torch.Tensor:
-    return torch.randint(0, 1001, (branches, batch), generator=generator)

@@ -7,14 +7,12 @@ Same seed, labels, steps and guidance on both sides; diffusers' scheduler is swa
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
-from latentc.backends import open_backend
-from latentc.bundle import open_bundle
 from latentc.parity import psnr_db
-from latentc.sampler import sample
-from latentc.table import table_from_bundle
-from latentc.trajectory import noise_from_seed, trajectory_of_labels
+from latentc.request import Asked, resolve
+from latentc.session import open_session
 
 from export.pipeline import ExportOptions, export_bundle
 from export.solvers import solver_from_name
@@ -35,22 +33,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "bundle"
         export_bundle(ExportOptions(source=str(source), output=path, solvers=SOLVERS, steps=(STEPS,)))
-        bundle, backend = open_bundle(path), open_backend("onnxruntime")
-        manifest = bundle.manifest
-        engines = {name: backend.load_graph(bundle.graph(name)) for name in manifest.graphs}
-        latent = (len(REQUEST.labels), manifest.latent.channels, manifest.latent.height, manifest.latent.width)
-        for record in manifest.tables:
-            table = table_from_bundle(bundle, record)
-            trajectory = trajectory_of_labels(
-                table,
-                noise_from_seed(REQUEST.seed, latent, table.noise_draws),
-                REQUEST.labels,
-                manifest.conditioning.null_label,
-                REQUEST.cfg_scale,
-            )
+        session = open_session(path, "onnxruntime")
+        for record in session.bundle.manifest.tables:
+            asked = Asked(label="0", solver=record.solver, steps=STEPS, cfg_scale=REQUEST.cfg_scale)
+            request = replace(resolve(session.bundle.manifest, asked), labels=REQUEST.labels)
             scheduler = solver_from_name(record.solver, load_scheduler(source)).fresh()
             expected = reference_image(source, scheduler, REQUEST).numpy()
-            figures[record.solver] = round(psnr_db(sample(backend, engines, manifest, trajectory), expected), 1)
+            figures[record.solver] = round(psnr_db(session.draw(request, REQUEST.seed), expected), 1)
             print(f"{record.solver:<10}{record.calls:>4} calls  {figures[record.solver]:6.1f} dB")
     print(json.dumps({"steps": STEPS, "cfg_scale": REQUEST.cfg_scale, "seed": REQUEST.seed, "psnr_db": figures}))
 

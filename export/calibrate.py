@@ -7,18 +7,26 @@ request's trajectory, from pure noise to the finished latents.
 from collections.abc import Mapping
 
 import numpy as np
+from latentc.trajectory import Trajectory
 
 from export.compile import HoistedStep
-from export.proof import Runner, loop_inputs
+from export.examples import TEXTS, numpy_inputs, token_inputs
+from export.proof import Runner, loop_inputs, run_model
 from export.solver_table import SolverTable
-from export.verify import parity_trajectory
+from export.verify import parity_trajectory, step_inputs
+from export.write import tokenizers_of
 
 MAX_SAMPLES = 8  # calls of a long trajectory are alike
 
 
 def calibration_inputs(hoisted: HoistedStep, table: SolverTable) -> dict[str, list[Mapping[str, np.ndarray]]]:
-    """Inputs of the denoise graph at calls spread over the trajectory, and of the decode graph behind it."""
-    trajectory = parity_trajectory(hoisted.step, table)
+    """Inputs of the denoise graph at calls spread over the trajectory, and of all that runs before and after it."""
+    model = hoisted.step.model
+    trajectory = parity_trajectory(hoisted.step, table, tokenizers_of(model))
+    texts: dict[str, list[Mapping[str, np.ndarray]]] = {
+        encoder.name: [numpy_inputs(token_inputs(encoder, TEXTS))] for encoder in model.text_encoders
+    }
+    encoded = _encoded_texts(hoisted, trajectory)
     draws = len(trajectory.noise) - 1
     history = np.zeros((len(trajectory.output_row), *trajectory.noise.shape[1:]), np.float32)
     history[0] = trajectory.noise[0]
@@ -28,9 +36,27 @@ def calibration_inputs(hoisted: HoistedStep, table: SolverTable) -> dict[str, li
     with Runner(hoisted.parts.graphs["denoise"]) as denoise:
         for call in range(table.calls):
             of_call = {name: rows[call] for name, rows in trajectory.per_call.items()}
-            known = loop_inputs(hoisted.parts, {**trajectory.constant, **of_call, "history": history.copy()})
+            known = loop_inputs(hoisted.parts, {**trajectory.constant, **encoded, **of_call, "history": history.copy()})
             inputs = {name: known[name] for name in denoise.inputs}
             if call in kept:
                 samples.append(inputs)
             history[1 + call] = denoise.run(inputs)["prediction"]
-    return {"denoise": samples, "decode": [{"history": history, "output_row": trajectory.output_row}]}
+    found: dict[str, list[Mapping[str, np.ndarray]]] = {**texts, "denoise": samples}
+    found["decode"] = [{"history": history, "output_row": trajectory.output_row}]
+    if "encode" in hoisted.graphs:
+        found["encode"] = [step_inputs(hoisted.step, encode=True)["encode"]]
+    return found
+
+
+def _encoded_texts(hoisted: HoistedStep, trajectory: Trajectory) -> dict[str, np.ndarray]:
+    """What the text encoders return for the trajectory: name -> [branches, B, …]."""
+    shape = (len(trajectory.constant["guidance_weights"]), trajectory.noise.shape[1])
+    found: dict[str, np.ndarray] = {}
+    for batch in trajectory.texts:
+        given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        for name, rows in run_model(hoisted.around[batch.graph], given).items():
+            values = found.setdefault(name, np.zeros((*shape, *rows.shape[1:]), rows.dtype))
+            for row, places in zip(rows, batch.places, strict=True):
+                for place in places:
+                    values[place] = row
+    return found

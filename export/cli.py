@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 output=arguments.output,
                 solvers=tuple(arguments.solver),
                 steps=arguments.steps,
+                sizes=tuple(arguments.size),
+                img2img=arguments.img2img,
                 loras=tuple(Lora(file, scale) for file, scale in arguments.lora),
                 precision=arguments.precision,
                 target=arguments.target,
@@ -75,6 +77,18 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument(
         "--steps", metavar="N,N,…", type=_steps, default=(4, 20, 50), help="step counts to make tables of (4,20,50)"
+    )
+    result.add_argument(
+        "--size",
+        metavar="WxH",
+        type=_size,
+        action="append",
+        default=[],
+        help="the default size in pixels; repeatable, for solvers that depend on the size (FLUX) "
+        "(without it: the pipeline's own size)",
+    )
+    result.add_argument(
+        "--img2img", action="store_true", help="with the encoder, so that latentc sample takes --init-image"
     )
     result.add_argument(
         "--lora",
@@ -130,6 +144,13 @@ def _positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise ValueError(text)
     return value
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()) or len(text) > 11:
+        raise argparse.ArgumentTypeError(f"got {text!r}; give width x height in pixels, such as 768x512")
+    return int(width), int(height)
 
 
 def _steps(text: str) -> tuple[int, ...]:

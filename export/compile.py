@@ -27,19 +27,21 @@ SCHEDULE_INPUTS = ("timestep",)
 
 @dataclass(frozen=True)
 class HoistedStep:
-    """The step as parts: `prompt` and `schedule` where something could leave the loop, `denoise`, `decode`."""
+    """The step as parts: `prompt` and `schedule` where something could leave the loop, and `denoise`."""
 
     step: FusedStep
     whole: ir.Model  # the denoise graph before anything left it
     parts: Parts
-    decode: ir.Model
+    around: Mapping[str, ir.Model]  # what runs before and after the loop: text encoders, decode, encode
     partition: Partition | None  # what was cut where, and why
     figures: tuple[Figure, ...]
 
     @property
     def graphs(self) -> dict[str, ir.Model]:
         """The graphs by their names in the bundle, in the order in which a request runs them."""
-        return {**self.parts.graphs, "decode": self.decode}
+        texts = [encoder.name for encoder in self.step.model.text_encoders]
+        before = {name: self.around[name] for name in texts}
+        return {**before, **self.parts.graphs, **{k: v for k, v in self.around.items() if k not in before}}
 
     @property
     def layout(self) -> Layout | None:
@@ -59,10 +61,19 @@ def clean_graphs(traced: TracedStep, target: Target, inputs: Mapping[str, Mappin
         step=traced.step,
         whole=cleaned["denoise"],
         parts=Parts({"denoise": cleaned["denoise"]}, None),
-        decode=cleaned["decode"],
+        around={name: graph for name, graph in cleaned.items() if name != "denoise"},
         partition=None,
         figures=tuple(figures),
     )
+
+
+def typical_dims(step: FusedStep, steps: int) -> dict[str, int]:
+    """Sizes of the symbolic dims in one request: one guided image of the default size."""
+    model = step.model
+    _, height, width = model.latent_shape
+    multiple = model.sizes.multiple if model.sizes is not None else 1
+    grid = {"grid_height": height // multiple, "grid_width": width // multiple}
+    return {"slots": 1 + steps, "batch": 1, "guidance_branches": 2, **(grid if model.sizes is not None else {})}
 
 
 def hoist(clean: HoistedStep, steps: int, inputs: Mapping[str, np.ndarray], flops_per_byte: float) -> HoistedStep:
@@ -75,14 +86,12 @@ def hoist(clean: HoistedStep, steps: int, inputs: Mapping[str, np.ndarray], flop
         else InputClass.PROMPT
         for value in clean.whole.graph.inputs
     }
-    cost_model = CostModel(
-        dims={"slots": 1 + steps, "batch": 1, "guidance_branches": 2}, steps=steps, flops_per_byte=flops_per_byte
-    )
+    cost_model = CostModel(dims=typical_dims(clean.step, steps), steps=steps, flops_per_byte=flops_per_byte)
     result = partition(clean.whole, classes, cost_model)
     named = {"prompt": result.prompt, "schedule": result.schedule, "denoise": result.denoise}
     parts = Parts({name: graph for name, graph in named.items() if graph is not None}, result.layout)
     figures = compare_phase("hoist", "denoise", run_parts(parts, inputs), run_model(clean.whole, inputs), PHASE_BOUND)
-    return HoistedStep(clean.step, clean.whole, parts, clean.decode, result, (*clean.figures, *figures))
+    return HoistedStep(clean.step, clean.whole, parts, clean.around, result, (*clean.figures, *figures))
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,7 @@ def narrow(
     precision: Precision,
     calibration: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
 ) -> NarrowedStep:
-    """Writes half precision into the graphs that run every step or hold the decoder; the prologue stays float32."""
+    """Writes half precision into the graphs that are calibrated; prompt and schedule graph stay float32."""
     if precision == "fp32":
         return NarrowedStep(hoisted, hoisted.graphs, {})
     graphs = dict(hoisted.graphs)

@@ -37,15 +37,20 @@ def find_source(name_or_path: str, loras: tuple[Lora, ...] = ()) -> Source:
     if not index.is_file():
         raise SourceError(f"{name_or_path}: no model_index.json; a source is a diffusers pipeline directory")
     sha256 = {
-        file.relative_to(directory).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        file.relative_to(directory).as_posix(): _sha256(file)
         for file in sorted(directory.rglob("*"))
         if file.is_file() and file.suffix in _READ_SUFFIXES
     }
     for lora in loras:
         if not lora.file.is_file():
             raise SourceError(f"--lora {lora.file}: no such file")
-        sha256[f"lora:{lora.file.name}:{lora.scale:g}"] = hashlib.sha256(lora.file.read_bytes()).hexdigest()
+        sha256[f"lora:{lora.file.name}:{lora.scale:g}"] = _sha256(lora.file)
     return Source(directory, _family(index), loras, sha256)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _family(index: Path) -> Family:

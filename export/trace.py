@@ -1,12 +1,13 @@
-"""Traces a fused step into ONNX graphs with symbolic slots, guidance branches and batch.
+"""Traces a pipeline's modules into ONNX graphs with symbolic slots, guidance branches, batch, and size.
 
-The trace is torch.onnx.export's (torch.export underneath); what is added here are the names, the
+The trace is torch.export's, written as ONNX by torch.onnx.export; what is added here are the names, the
 dynamic dimensions, and quiet.
 """
 
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,63 +17,132 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from export.step import FusedStep
+from export.examples import TEXTS, conditioning_example, encoded_texts, token_inputs
+from export.step import GRIDS, FusedStep
+from models.latent_diffusion import LatentDiffusion, TextEncoder
 
 OPSET = 18
-_EXAMPLE_SLOTS, _EXAMPLE_BRANCHES, _EXAMPLE_BATCH = 3, 2, 5  # different, so that no two are taken for one
+# Different from one another and from common widths, so that no two are taken for one.
+_EXAMPLE_SLOTS, _EXAMPLE_BRANCHES, _EXAMPLE_BATCH, _EXAMPLE_TEXTS = 3, 2, 5, 2
+_EXAMPLE_GRID = (6, 4)  # rows, columns, where the size is symbolic
+
+Dims = dict[int, Dim]
 
 
 @dataclass(frozen=True)
 class TracedStep:
-    """The graphs of a pipeline by their names in the bundle."""
+    """The graphs of a pipeline by their names in the bundle, in the order in which a request runs them."""
 
     step: FusedStep
     graphs: Mapping[str, ir.Model]
 
 
-def trace_step(step: FusedStep) -> TracedStep:
-    """Graphs `denoise` and `decode`; docs/bundle-format.md gives their inputs and outputs."""
+def trace_step(step: FusedStep, encode: bool = False) -> TracedStep:
+    """Graphs of the text encoders, `denoise`, `decode`, and `encode` if it is asked for.
+
+    docs/bundle-format.md gives their inputs and outputs.
+    """
+    model = step.model
+    graphs = {encoder.name: trace_text_encoder(encoder) for encoder in model.text_encoders}
+    graphs["denoise"] = trace_denoise(step)
+    size, dims = _sizes(model, axis=3)
+    slots, batch = Dim("slots"), Dim("batch")
+    generator = torch.Generator().manual_seed(0)
+    history = torch.randn(_EXAMPLE_SLOTS, _EXAMPLE_BATCH, model.latent_shape[0], *size, generator=generator)
+    row = torch.randn(_EXAMPLE_SLOTS, generator=generator)
+    graphs["decode"] = trace_module(
+        step.decode,
+        inputs={"history": (history, {0: slots, 1: batch} | dims), "output_row": (row, {0: slots})},
+        outputs=("image",),
+    )
+    if encode:
+        assert model.encoder is not None, "only a family with an encoder is asked for one"
+        factor = model.image_shape[1] // model.latent_shape[1]
+        (height, width), latent_dims = _sizes(model, axis=2)
+        pixels = torch.rand(_EXAMPLE_BATCH, model.image_shape[0], factor * height, factor * width, generator=generator)
+        noise = torch.randn(_EXAMPLE_BATCH, model.latent_shape[0], height, width, generator=generator)
+        pixel_dims = {axis: factor * dim for axis, dim in latent_dims.items()}
+        graphs["encode"] = trace_module(
+            model.encoder,
+            inputs={"image": (pixels, {0: batch} | pixel_dims), "noise": (noise, {0: batch} | latent_dims)},
+            outputs=("latents",),
+        )
+    return TracedStep(step, graphs)
+
+
+def trace_denoise(step: FusedStep) -> ir.Model:
+    """The graph of one step of the loop."""
+    model = step.model
     generator = torch.Generator().manual_seed(0)
     slots, branches, batch = Dim("slots"), Dim("guidance_branches"), Dim("batch")
-    history = torch.randn(_EXAMPLE_SLOTS, _EXAMPLE_BATCH, *step.model.latent_shape, generator=generator)
-    row = torch.randn(_EXAMPLE_SLOTS, generator=generator)
-    timestep = torch.full((_EXAMPLE_BRANCHES, _EXAMPLE_BATCH), 500.0)
-    guidance_weights = torch.tensor([4.0, -3.0])
-    conditioning = {c.name: c.example(_EXAMPLE_BRANCHES, _EXAMPLE_BATCH, generator) for c in step.model.conditioning}
-    denoise = trace_module(
+    size, dims = _sizes(model, axis=3)
+    history = torch.randn(_EXAMPLE_SLOTS, _EXAMPLE_BATCH, model.latent_shape[0], *size, generator=generator)
+    shape = (_EXAMPLE_BRANCHES, _EXAMPLE_BATCH)
+    texts = encoded_texts(model, _EXAMPLE_TEXTS)
+    conditioning = conditioning_example(model, shape, size, texts, seed=0)
+    grid_dims = dict(zip(GRIDS, _grid_dims(model), strict=True)) if model.sizes is not None else {}
+    conditioning_dims: dict[str, Dims] = {
+        name: {0: branches, 1: batch} if name not in GRIDS else {0: grid_dims[name]} if grid_dims else {}
+        for name in conditioning
+    }
+    return trace_module(
         step.denoise,
         inputs={
-            "history": (history, {0: slots, 1: batch}),
-            "input_row": (row, {0: slots}),
-            "timestep": (timestep, {0: branches, 1: batch}),
-            "guidance_weights": (guidance_weights, {0: branches}),
-            **{name: (value, {0: branches, 1: batch}) for name, value in conditioning.items()},
+            "history": (history, {0: slots, 1: batch} | dims),
+            "input_row": (torch.randn(_EXAMPLE_SLOTS, generator=generator), {0: slots}),
+            "timestep": (torch.full(shape, 500.0), {0: branches, 1: batch}),
+            "guidance_weights": (torch.tensor([4.0, -3.0]), {0: branches}),
+            **{name: (value, conditioning_dims[name]) for name, value in conditioning.items()},
         },
-        output="prediction",
+        outputs=("prediction",),
     )
-    decode = trace_module(
-        step.decode,
-        inputs={"history": (history, {0: slots, 1: batch}), "output_row": (row, {0: slots})},
-        output="image",
-    )
-    return TracedStep(step, {"denoise": denoise, "decode": decode})
 
 
-def trace_module(module: nn.Module, inputs: Mapping[str, tuple[Tensor, dict[int, Dim]]], output: str) -> ir.Model:
+def trace_text_encoder(encoder: TextEncoder) -> ir.Model:
+    """The graph of one text encoder; its number of tokens is fixed where prompts of all kinds have the same."""
+    least = min(encoder.prompt.length, encoder.negative.length)
+    dims: Dims = {0: Dim("texts")} | ({1: Dim("tokens", min=least)} if encoder.symbolic_length else {})
+    inputs = token_inputs(encoder, TEXTS[:_EXAMPLE_TEXTS])
+    return trace_module(encoder.module, {name: (value, dims) for name, value in inputs.items()}, encoder.outputs)
+
+
+def _grid_dims(model: LatentDiffusion) -> tuple[Dim, Dim]:
+    assert model.sizes is not None, "only a symbolic size has a grid"
+    most = model.sizes.maximum // model.sizes.multiple
+    return Dim("grid_height", min=2, max=most), Dim("grid_width", min=2, max=most)
+
+
+def _sizes(model: LatentDiffusion, axis: int) -> tuple[tuple[int, int], Dims]:
+    """Height and width of example latents, and their dynamic dims where height is `axis`."""
+    if model.sizes is None:
+        return (model.latent_shape[1], model.latent_shape[2]), {}
+    multiple = model.sizes.multiple
+    height, width = _grid_dims(model)
+    example = (multiple * _EXAMPLE_GRID[0], multiple * _EXAMPLE_GRID[1])
+    return example, {axis: multiple * height, axis + 1: multiple * width}
+
+
+def trace_module(module: nn.Module, inputs: Mapping[str, tuple[Tensor, Dims]], outputs: tuple[str, ...]) -> ir.Model:
     """One module as an ONNX graph of opset 18; `inputs` gives, in order, name -> (example, dynamic dims)."""
     # forward(*conditioning) is one variadic parameter: torch.export wants its dims as one nested tuple.
     dims = [dynamic for _, dynamic in inputs.values()]
-    positional = _positional_parameters(module)
+    positional = _positional_parameters(module, len(inputs))
     nested = (*dims[:positional], tuple(dims[positional:])) if len(dims) > positional else tuple(dims)
     with _quiet():
-        program = torch.onnx.export(
+        # torch.export first: torch.onnx.export alone turns named dims into independent ones, and PixArt's
+        # caption.view(batch, -1, width) then has an unknown length (torch 2.13).
+        exported = torch.export.export(
             module.eval(),
             tuple(example for example, _ in inputs.values()),
+            dynamic_shapes=nested,
+            strict=False,
+        )
+        program = torch.onnx.export(
+            exported,
             dynamo=True,
             opset_version=OPSET,
             input_names=list(inputs),
-            output_names=[output],
-            dynamic_shapes=nested,
+            output_names=list(outputs),
             verbose=False,
             # torch's own optimiser folds Transpose(weight) into a new tensor without the weight's name;
             # clean_graph folds it lazily and keeps the name.
@@ -80,13 +150,36 @@ def trace_module(module: nn.Module, inputs: Mapping[str, tuple[Tensor, dict[int,
         )
     assert program is not None, "torch.onnx.export(dynamo=True) returns a program"
     model: ir.Model = program.model
-    model.graph.name = output
+    model.graph.name = outputs[0]
+    _name_dims(model, {name: dynamic for name, (_, dynamic) in inputs.items()})
     return model
 
 
-def _positional_parameters(module: nn.Module) -> int:
+def _positional_parameters(module: nn.Module, given: int) -> int:
     code = type(module).forward.__code__
-    return code.co_argcount - 1  # without self, and without *conditioning
+    variadic = bool(code.co_flags & 0x04)  # CO_VARARGS
+    return code.co_argcount - 1 if variadic else given  # without self, and without *conditioning
+
+
+_SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _name_dims(model: ir.Model, wanted: Mapping[str, Dims]) -> None:
+    """Gives dims the names that they were declared by: torch.export calls them s53 and the like, after a guard."""
+    names: dict[str, str] = {}
+    for value in model.graph.inputs:
+        for axis, dim in wanted[value.name or ""].items():
+            assert value.shape is not None, f"{value.name} was traced without a shape"
+            found, declared = _SYMBOL.findall(str(value.shape[axis])), _SYMBOL.findall(dim.__name__)
+            assert len(found) == len(declared) == 1, f"{value.name}[{axis}] was traced as {value.shape[axis]}"
+            names[found[0]] = declared[0]
+    for value in (*model.graph.inputs, *(value for node in model.graph for value in node.outputs)):
+        if value.shape is not None:
+            value.shape = ir.Shape([dim if isinstance(dim, int) else _renamed(dim, names) for dim in value.shape.dims])
+
+
+def _renamed(dim: ir.SymbolicDim, names: Mapping[str, str]) -> str | None:
+    return None if dim.value is None else _SYMBOL.sub(lambda match: names.get(match[0], match[0]), dim.value)
 
 
 @contextlib.contextmanager

@@ -19,20 +19,16 @@ from latentc import schema
 from latentc.bundle import MANIFEST, PARITY, GraphBytes
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-from export.compile import NarrowedStep
+from export.compile import NarrowedStep, typical_dims
 from export.cost import GraphCost, cost_of_graph
+from export.examples import text_rule
 from export.solver_table import SolverTable
 from export.solvers import plain_settings
 from export.source import Source
-from models.latent_diffusion import LatentDiffusion
+from export.step import FusedStep
+from models.latent_diffusion import LatentDiffusion, TextEncoder
 
 REFERENCES = "parity.safetensors"
-_RUNS: Mapping[str, schema.RunsOnce] = {
-    "prompt": "request",
-    "schedule": "request",
-    "denoise": "step",
-    "decode": "request",
-}
 _RECORDED = ("torch", "diffusers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 
 
@@ -58,23 +54,52 @@ def write_tables(directory: Path, tables: Sequence[SolverTable]) -> tuple[schema
     (directory / "tables").mkdir()
     records = []
     for table in tables:
-        file = f"tables/{table.solver.name}-{table.steps}.safetensors"
-        tensors = {
-            "input_rows": table.input_rows.astype(np.float32),
-            "output_row": table.output_row.astype(np.float32),
-            "timesteps": table.timesteps.astype(np.float32),
-        }
+        size = table.schedule.pixels
+        suffix = "" if size is None else f"-{size[0]}x{size[1]}"
+        file = f"tables/{table.solver.name}-{table.steps}{suffix}.safetensors"
+        tensors = _table_tensors(table, "")
+        for skipped, over_image in table.over_image.items():
+            prefix = f"img2img/{skipped}/"
+            counts = np.array([over_image.calls, over_image.noise_draws], np.int64)
+            tensors |= _table_tensors(over_image, prefix) | {f"{prefix}counts": counts}
         safetensors.numpy.save_file(tensors, directory / file)
-        records.append(
-            schema.Table(
-                solver=table.solver.name,
-                steps=table.steps,
-                calls=table.calls,
-                noise_draws=table.noise_draws,
-                file=file,
-            )
-        )
+        records.append(table_record(table, file))
     return tuple(records)
+
+
+def table_record(table: SolverTable, file: str) -> schema.Table:
+    """What the manifest says of a table that lies in `file`."""
+    return schema.Table(
+        solver=table.solver.name,
+        steps=table.steps,
+        calls=table.calls,
+        noise_draws=table.noise_draws,
+        file=file,
+        size=table.schedule.pixels,
+        img2img=bool(table.over_image),
+    )
+
+
+def _table_tensors(table: SolverTable, prefix: str) -> dict[str, np.ndarray]:
+    return {
+        f"{prefix}input_rows": table.input_rows.astype(np.float32),
+        f"{prefix}output_row": table.output_row.astype(np.float32),
+        f"{prefix}timesteps": table.timesteps.astype(np.float32),
+    }
+
+
+def write_tokenizers(directory: Path, model: LatentDiffusion) -> dict[str, memoryview]:
+    """tokenizers/TEXT_ENCODER.json in the format of the `tokenizers` package; returns their bytes by file."""
+    tokenizers = tokenizers_of(model)
+    for file, data in tokenizers.items():
+        (directory / file).parent.mkdir(exist_ok=True)
+        (directory / file).write_bytes(data)
+    return tokenizers
+
+
+def tokenizers_of(model: LatentDiffusion) -> dict[str, memoryview]:
+    """The bytes of every tokenizer by its file in the bundle."""
+    return {tokenizer_file(encoder): memoryview(encoder.tokenizer.to_str().encode()) for encoder in model.text_encoders}
 
 
 def draft_manifest(
@@ -86,8 +111,17 @@ def draft_manifest(
     target: str,
 ) -> schema.Manifest:
     """All that the manifest says but the hashes of its files: enough to run the graphs."""
-    model = narrowed.hoisted.step.model
+    step = narrowed.hoisted.step
+    model = step.model
     default = default_table(model, tables)
+    factor = model.image_shape[1] // model.latent_shape[1]
+    latent = dict(zip(("channels", "height", "width"), model.latent_shape, strict=True))
+    sizes, img2img = None, None
+    if model.sizes is not None:
+        pixels = [factor * n for n in (model.sizes.multiple, model.sizes.minimum, model.sizes.maximum)]
+        sizes = schema.SizeRange(**dict(zip(("multiple", "minimum", "maximum"), pixels, strict=True)))
+    if "encode" in narrowed.graphs:
+        img2img = schema.Img2Img(strength=model.default_strength, rounds_up=model.strength_rounds_up)
     return schema.Manifest(
         schema_version=schema.SCHEMA_VERSION,
         name=model.name,
@@ -95,10 +129,12 @@ def draft_manifest(
         pipeline=model.pipeline,
         precision=precision,
         target=target,
-        latent=schema.Latent(**dict(zip(("channels", "height", "width"), model.latent_shape, strict=True))),
+        latent=schema.Latent(**latent, multiple=model.sizes.multiple if model.sizes is not None else 1),
         image=schema.Image(**dict(zip(("channels", "height", "width"), model.image_shape, strict=True))),
-        conditioning=schema.LabelConditioning(labels=dict(model.labels), null_label=model.null_label),
-        graphs={name: _graph_record(name, graph, default) for name, graph in narrowed.graphs.items()},
+        sizes=sizes,
+        img2img=img2img,
+        conditioning=conditioning_record(model),
+        graphs={name: _graph_record(name, graph, step, default) for name, graph in narrowed.graphs.items()},
         hoisting=_hoisting_record(narrowed, default),
         solvers={
             t.solver.name: schema.Solver(
@@ -107,7 +143,12 @@ def draft_manifest(
             for t in tables
         },
         tables=records,
-        defaults=schema.Defaults(solver=default.solver.name, steps=default.steps, cfg_scale=model.default_cfg_scale),
+        defaults=schema.Defaults(
+            solver=default.solver.name,
+            steps=default.steps,
+            cfg_scale=model.default_cfg_scale,
+            guidance=model.default_guidance,
+        ),
         files={},
         provenance=schema.Provenance(
             source=source.directory.name,
@@ -134,20 +175,45 @@ def seal(
     return manifest
 
 
+def conditioning_record(model: LatentDiffusion) -> schema.LabelConditioning | schema.TextConditioning:
+    """What the manifest says of labels or text encoders."""
+    if model.labels is not None:
+        return schema.LabelConditioning(labels=dict(model.labels.numbers), null_label=model.labels.null)
+    return schema.TextConditioning(
+        encoders=tuple(
+            schema.TextEncoder(
+                graph=encoder.name,
+                tokenizer=tokenizer_file(encoder),
+                pad_id=encoder.pad_id,
+                prompt=text_rule(encoder.prompt),
+                negative=text_rule(encoder.negative),
+            )
+            for encoder in model.text_encoders
+        ),
+        zero_null=model.zero_null,
+    )
+
+
+def tokenizer_file(encoder: TextEncoder) -> str:
+    """Where a bundle keeps the tokenizer of a text encoder."""
+    return f"tokenizers/{encoder.name}.json"
+
+
 def default_table(model: LatentDiffusion, tables: Sequence[SolverTable]) -> SolverTable:
-    """The first solver, at the pipeline's own number of steps, or at the number next to it that there is."""
-    own = (table for table in tables if table.solver.name == tables[0].solver.name)
+    """The first solver at the default size, at the pipeline's own number of steps, or at the nearest that there is."""
+    size = tables[0].schedule.size
+    own = (table for table in tables if table.solver.name == tables[0].solver.name and table.schedule.size == size)
     return min(own, key=lambda table: (abs(table.steps - model.default_steps), table.steps))
 
 
-def _graph_record(name: str, graph: ir.Model, table: SolverTable) -> schema.Graph:
-    cost = _cost(name, graph, table)
+def _graph_record(name: str, graph: ir.Model, step: FusedStep, table: SolverTable) -> schema.Graph:
+    cost = _cost(name, graph, step, table)
     return schema.Graph(
         file=f"graphs/{name}.onnx",
         weights=f"graphs/{name}.weights",
         inputs=tuple(_tensor_spec(value) for value in graph.graph.inputs),
         outputs=tuple(_tensor_spec(value) for value in graph.graph.outputs),
-        runs_once_per=_RUNS[name],
+        runs_once_per="step" if name == "denoise" else "request",
         nodes=cost.nodes,
         parameters=cost.parameters,
         weight_bytes=cost.weight_bytes,
@@ -155,16 +221,18 @@ def _graph_record(name: str, graph: ir.Model, table: SolverTable) -> schema.Grap
     )
 
 
-def _cost(name: str, graph: ir.Model, table: SolverTable) -> GraphCost:
+def _cost(name: str, graph: ir.Model, step: FusedStep, table: SolverTable) -> GraphCost:
     """At batch 1 without guidance, at the default table; the schedule graph runs all its calls as one batch."""
     rows = table.calls if name == "schedule" else 1
     slots = 1 + table.calls + table.noise_draws
-    return cost_of_graph(graph, {"batch": 1, "guidance_branches": rows, "slots": slots})
+    tokens = max((e.prompt.length for e in step.model.text_encoders if e.name == name), default=0)
+    bound = {"batch": 1, "guidance_branches": rows, "slots": slots, "texts": 1, "tokens": tokens}
+    return cost_of_graph(graph, typical_dims(step, table.calls) | bound)
 
 
 def _hoisting_record(narrowed: NarrowedStep, table: SolverTable) -> schema.Hoisting:
     layout, whole = narrowed.hoisted.layout, narrowed.hoisted.whole
-    cost = _cost("denoise", whole, table)
+    cost = _cost("denoise", whole, narrowed.hoisted.step, table)
     return schema.Hoisting(
         rows_per_step="one" if layout is None or layout.rows_per_step == "1" else "batch",
         row_width=layout.width if layout is not None else 0,

@@ -4,15 +4,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from diffusers import AutoencoderKL
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
+from models.autoencoder import KLDecoder
 from models.components import load_component, load_scheduler
-from models.dit.modules import AdaptableDiT, DiTDecoder, DiTDenoiser
+from models.dit.modules import AdaptableDiT, DiTDenoiser
 from models.dit.reference import reference_image
-from models.latent_diffusion import ConditioningInput, LatentDiffusion, Lora, ReferenceRequest, SourceError
+from models.latent_diffusion import CLASS_LABELS, Labels, LatentDiffusion, Lora, ReferenceRequest, SourceError
 from models.lora import merge_loras
 from models.timesteps import store_timestep_frequencies
 
@@ -46,14 +46,13 @@ class DiT:
             family=self.name,
             pipeline=self.pipeline,
             denoiser=DiTDenoiser(transformer),
-            decoder=DiTDecoder(vae),
-            conditioning=(ConditioningInput("class_labels", _example_labels),),
+            decoder=KLDecoder(vae),
+            conditioning=(CLASS_LABELS,),
             scheduler=load_scheduler(source),
             latent_shape=(channels, size, size),
             image_shape=(vae.config.out_channels, factor * size, factor * size),
             guided_channels=channels,
-            labels=read_labels(source, num_classes),
-            null_label=NULL_LABEL,
+            labels=Labels(read_labels(source, num_classes), NULL_LABEL),
             default_steps=DEFAULT_STEPS,
             default_cfg_scale=DEFAULT_CFG_SCALE,
         )
@@ -73,7 +72,3 @@ def read_labels(source: Path, num_classes: int) -> dict[str, int]:
     index = json.loads((source / "model_index.json").read_text())
     id2label: dict[str, str] = index.get("id2label") or {str(i): str(i) for i in range(num_classes)}
     return {name.strip(): int(number) for number, names in id2label.items() for name in names.split(",")}
-
-
-def _example_labels(branches: int, batch: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(0, NULL_LABEL + 1, (branches, batch), generator=generator)

@@ -1,7 +1,6 @@
-"""DiT's denoiser and decoder as the compiler traces them."""
+"""DiT's denoiser as the compiler traces it."""
 
-import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel
+from diffusers import DiTTransformer2DModel
 from diffusers.loaders.peft import PeftAdapterMixin
 from torch import Tensor, nn
 
@@ -22,17 +21,3 @@ class DiTDenoiser(nn.Module):
         """sample [rows, C, H, W], timestep float32 [rows], class_labels int64 [rows] -> [rows, C, H, W]."""
         output: Tensor = self.transformer(sample, timestep=timestep, class_labels=class_labels).sample
         return output[:, : self.channels]
-
-
-class DiTDecoder(nn.Module):
-    """Latents to pixels: unscale, decode, and the map from [-1, 1] to [0, 1]."""
-
-    def __init__(self, vae: AutoencoderKL) -> None:
-        super().__init__()
-        self.vae = vae
-        self.scaling_factor: float = vae.config.scaling_factor
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """latents [batch, C, H, W] -> image [batch, 3, f·H, f·W] in [0, 1]."""
-        image: Tensor = self.vae.decode(latents / self.scaling_factor).sample
-        return torch.clamp(image / 2 + 0.5, 0.0, 1.0)

@@ -25,9 +25,15 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     sample = _command(commands, "sample", "draw pictures")
-    sample.add_argument("-p", "--prompt", metavar="TEXT", help="what to draw (text-to-image models)")
+    sample.add_argument(
+        "-p", "--prompt", action="append", default=[], metavar="TEXT",
+        help="what to draw (text-to-image models); repeat it for a batch of different prompts",
+    )  # fmt: skip
     sample.add_argument("--label", metavar="NAME", help="what to draw, by name or number (class-label models)")
-    sample.add_argument("-n", "--negative-prompt", metavar="TEXT", help="what not to draw (text-to-image models)")
+    sample.add_argument(
+        "-n", "--negative-prompt", action="append", default=[], metavar="TEXT",
+        help="what not to draw (text-to-image models, with --cfg-scale above 1); once, or once for each -p",
+    )  # fmt: skip
     sample.add_argument("-W", "--width", type=int, metavar="N", help="width in pixels")
     sample.add_argument("-H", "--height", type=int, metavar="N", help="height in pixels")
     sample.add_argument("--steps", type=int, metavar="N", help="solver steps; latentc inspect lists what there is")
@@ -35,12 +41,14 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--cfg-scale", type=float, metavar="F", help="classifier-free guidance; 1 and less is none")
     sample.add_argument("--guidance", type=float, metavar="F", help="distilled guidance (models that have it)")
     sample.add_argument("-s", "--seed", type=int, metavar="SEED", help="0 to 2^64 - 1, as torch's; default: random")
-    sample.add_argument("-b", "--batch", type=int, metavar="COUNT", help="how many pictures (default 1)")
+    sample.add_argument("-b", "--batch", type=int, metavar="COUNT", help="how many pictures of each prompt (default 1)")
     sample.add_argument("-o", "--output", type=Path, default=Path("out.png"), metavar="FILE", help="default: out.png")
     sample.add_argument("--separate", action="store_true", help="FILE-000.png, FILE-001.png, ... instead of one grid")
     sample.add_argument(
         "--latents", type=Path, metavar="FILE.npy", help="initial noise [B, C, H, W] in place of the seed's"
     )
+    sample.add_argument("--init-image", type=Path, metavar="FILE", help="draw over this picture (img2img)")
+    sample.add_argument("--strength", type=float, metavar="F", help="how much of it to change, above 0 to 1")
     sample.add_argument("--no-metadata", action="store_true", help="no `parameters` text in the PNG")
     _backend(sample, "auto")
     _json(sample)

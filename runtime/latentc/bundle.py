@@ -24,7 +24,7 @@ from pathlib import Path
 import msgspec
 
 from latentc.errors import BundleError
-from latentc.schema import SCHEMA_VERSION, FileRecord, Manifest, Parity
+from latentc.schema import SCHEMA_VERSION, FileRecord, LabelConditioning, Manifest, Parity
 
 MANIFEST = "manifest.json"
 PARITY = "parity.json"
@@ -70,6 +70,12 @@ class Bundle:
         """The model and weights of the graph `name`."""
         graph = self.manifest.graphs[name]
         return GraphBytes(name, self.view(graph.file), graph.weights.rpartition("/")[2], self.view(graph.weights))
+
+    def tokenizers(self) -> dict[str, memoryview]:
+        """The tokenizer files that the manifest names."""
+        conditioning = self.manifest.conditioning
+        encoders = () if isinstance(conditioning, LabelConditioning) else conditioning.encoders
+        return {encoder.tokenizer: self.view(encoder.tokenizer) for encoder in encoders}
 
     def parity(self) -> Parity:
         """The parity report that the export stored."""
@@ -178,19 +184,32 @@ def _manifest_from_json(data: memoryview, root: Path) -> Manifest:
 
 def _check_references(manifest: Manifest, root: Path) -> None:
     """What the types cannot say: that everything the manifest refers to is there, and in range."""
-    missing = [name for name in REQUIRED_GRAPHS if name not in manifest.graphs]
+    conditioning = manifest.conditioning
+    encoders = () if isinstance(conditioning, LabelConditioning) else conditioning.encoders
+    required = (*REQUIRED_GRAPHS, *(encoder.graph for encoder in encoders), *(["encode"] if manifest.img2img else []))
+    missing = [name for name in required if name not in manifest.graphs]
     if missing:
         raise BundleError(f"{root}: the manifest has no graph {', '.join(missing)}")
-    used = [PARITY, *(table.file for table in manifest.tables)]
+    used = [PARITY, *(table.file for table in manifest.tables), *(encoder.tokenizer for encoder in encoders)]
     used += [file for graph in manifest.graphs.values() for file in (graph.file, graph.weights)]
     for file in used:
         if file not in manifest.files:
             raise BundleError(f"{root}: the manifest refers to {file}, which it does not list")
-    sizes = (*msgspec.structs.astuple(manifest.latent), *msgspec.structs.astuple(manifest.image))
     counts = [n for table in manifest.tables for n in (table.steps, table.calls, table.noise_draws + 1)]
-    numbers = (manifest.conditioning.null_label + 1, *(label + 1 for label in manifest.conditioning.labels.values()))
-    if not all(1 <= number < _MAX_NUMBER for number in (*sizes, *counts, *numbers)):
+    counts += [n for table in manifest.tables for n in table.size or ()]
+    counts += [n for encoder in encoders for n in (encoder.prompt.length, encoder.negative.length, encoder.pad_id + 1)]
+    if isinstance(conditioning, LabelConditioning):
+        counts += [conditioning.null_label + 1, *(label + 1 for label in conditioning.labels.values())]
+    sizes = [*msgspec.structs.astuple(manifest.latent), *msgspec.structs.astuple(manifest.image)]
+    sizes += msgspec.structs.astuple(manifest.sizes) if manifest.sizes else ()
+    if not all(1 <= number < _MAX_NUMBER for number in (*sizes, *counts)):
         raise BundleError(f"{root}: the manifest has a size, count or label that is out of range")
+    if not isinstance(conditioning, LabelConditioning) and not encoders:
+        raise BundleError(f"{root}: the manifest has neither labels nor a text encoder")
+    latent, image = manifest.latent, manifest.image
+    unlike = image.height * latent.width != image.width * latent.height or image.height % latent.height
+    if latent.height % latent.multiple or latent.width % latent.multiple or unlike:
+        raise BundleError(f"{root}: the manifest's sizes of latents and image do not fit each other")
     pairs = {(table.solver, table.steps) for table in manifest.tables}
     if (manifest.defaults.solver, manifest.defaults.steps) not in pairs:
         raise BundleError(f"{root}: the manifest has no table for its own defaults")

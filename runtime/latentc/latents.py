@@ -6,11 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from latentc.errors import RequestError
-from latentc.schema import Latent
 
 
-def latents_from_file(path: Path, latent: Latent) -> npt.NDArray[np.float32]:
-    """float32 [B, C, H, W] from a .npy of float16, float32 or float64; RequestError for anything else.
+def latents_from_file(path: Path, shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
+    """float32 [B, *shape] from a .npy of float16, float32 or float64; RequestError for anything else.
 
     Pickled objects are never loaded: they are programs.
     """
@@ -25,7 +24,6 @@ def latents_from_file(path: Path, latent: Latent) -> npt.NDArray[np.float32]:
         raise RequestError(f"--latents {path}: is no whole .npy file of numbers ({str(error)[:120]})") from None
     if rest:
         raise RequestError(f"--latents {path}: has bytes after the array; expected one array, as numpy.save writes it")
-    shape = (latent.channels, latent.height, latent.width)
     if values.ndim != 4 or values.shape[1:] != shape or len(values) == 0:
         raise RequestError(
             f"--latents {path}: has shape {list(values.shape)}, expected [B, {', '.join(map(str, shape))}]"

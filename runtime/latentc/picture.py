@@ -70,14 +70,15 @@ def write_png(path: Path, pixels: Pixels, parameters: str | None) -> None:
         raise LatentcError(f"-o {path}: cannot be written: {error.strerror}") from None
 
 
-def parameters_text(prompt: str, fields: dict[str, str]) -> str:
+def parameters_text(prompt: str, negative_prompt: str | None, fields: dict[str, str]) -> str:
     """The generation parameters in the form that AUTOMATIC1111's web UI writes and other tools read.
 
-    The prompt, then `Key: value` pairs in one line; a value with a separator in it is quoted.
+    The prompt, the negative prompt, then `Key: value` pairs in one line; a value with a separator in it is quoted.
     """
     pairs = []
     for key, value in fields.items():
         if any(mark in value for mark in ",:\n"):
             value = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
         pairs.append(f"{key}: {value}")
-    return f"{prompt}\n{', '.join(pairs)}"
+    lines = [prompt, *([f"Negative prompt: {negative_prompt}"] if negative_prompt is not None else [])]
+    return "\n".join([*lines, ", ".join(pairs)])

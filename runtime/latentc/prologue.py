@@ -1,7 +1,8 @@
-"""What runs once a request, before the loop: the prompt graph, then the schedule graph with all steps as its batch.
+"""What runs once a request, before the loop: text encoders, the prompt graph, then the schedule graph with all steps
+as its batch.
 
-Both are there only where the export hoisted something. What they return lies in buffers that the loop
-binds: prompt tensors once, and for step i block i of the rows, so that the loop moves a pointer.
+Prompt and schedule graph are there only where the export hoisted something. What they return lies in buffers
+that the loop binds: prompt tensors once, and for step i block i of the rows, so that the loop moves a pointer.
 """
 
 from collections.abc import Mapping
@@ -10,8 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from latentc.backends.protocol import Array, Backend, Buffer, Engine
+from latentc.conditioning import TextBatch
 from latentc.dims import bound_dims, evaluated
-from latentc.schema import Graph, Manifest
+from latentc.schema import Graph, Manifest, TensorSpec
 from latentc.trajectory import Trajectory
 
 ROWS = "rows"  # the schedule graph's output
@@ -27,7 +29,7 @@ _DTYPES: Mapping[str, type[np.generic]] = {
 
 @dataclass
 class PromptCache:
-    """Prompt tensors of branches that come again, such as the unconditional one; kept for a process."""
+    """Text encodings and prompt tensors that come again, such as the unconditional ones; kept for a process."""
 
     outputs: dict[bytes, dict[str, Array]] = field(default_factory=dict)
     hits: int = 0
@@ -48,12 +50,13 @@ def run_prologue(
     trajectory: Trajectory,
     cache: PromptCache | None = None,
 ) -> Prepared:
-    """Runs what was hoisted. Without a prompt or schedule graph it uploads what the request has."""
-    constant = {name: uploaded(backend, values) for name, values in trajectory.constant.items()}
+    """Encodes texts, and runs what was hoisted. Without a prompt or schedule graph it uploads what the request has."""
+    cache = PromptCache() if cache is None else cache
+    given = trajectory.constant | _run_texts(backend, engines, manifest, trajectory, cache)
+    constant = {name: uploaded(backend, values) for name, values in given.items()}
     per_call = {name: uploaded(backend, rows) for name, rows in trajectory.per_call.items()}
     if "prompt" in engines:
-        prompt = manifest.graphs["prompt"]
-        constant |= _run_prompt(backend, engines["prompt"], prompt, trajectory.constant, cache or PromptCache())
+        constant |= _run_prompt(backend, engines["prompt"], manifest.graphs["prompt"], given, cache)
     if "schedule" in engines:
         calls = len(next(iter(trajectory.per_call.values())))
         inputs = _schedule_inputs(manifest, trajectory, constant, calls)
@@ -89,19 +92,53 @@ def uploaded(backend: Backend, values: Array) -> Buffer:
     return buffer
 
 
+def _run_texts(
+    backend: Backend, engines: Mapping[str, Engine], manifest: Manifest, trajectory: Trajectory, cache: PromptCache
+) -> dict[str, Array]:
+    """The outputs of the text encoders as the denoiser takes them: [branches, B, ...], zero where there is no text."""
+    shape = (len(trajectory.constant["guidance_weights"]), trajectory.noise.shape[1])
+    found: dict[str, Array] = {}
+    for batch in trajectory.texts:
+        for name, rows in _encoded(backend, engines[batch.graph], manifest.graphs[batch.graph], batch, cache).items():
+            values = found.setdefault(name, np.zeros((*shape, *rows.shape[1:]), rows.dtype))
+            for row, places in zip(rows, batch.places, strict=True):
+                for place in places:
+                    values[place] = row
+    return found
+
+
+def _encoded(backend: Backend, engine: Engine, graph: Graph, batch: TextBatch, cache: PromptCache) -> dict[str, Array]:
+    """[texts, ...] by output; texts that were encoded before are not encoded again."""
+    given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    taken = {spec.name: given[spec.name] for spec in graph.inputs}
+    keys = [_key(graph.file, {name: values[row] for name, values in taken.items()}) for row in range(len(batch.places))]
+    new = [row for row, key in enumerate(keys) if key not in cache.outputs]
+    cache.hits += len(keys) - len(new)
+    if new:
+        uploads = {name: uploaded(backend, np.ascontiguousarray(values[new])) for name, values in taken.items()}
+        computed = {name: buffer.read() for name, buffer in run_graph(backend, engine, graph, uploads).items()}
+        for position, row in enumerate(new):
+            cache.outputs[keys[row]] = {name: values[position] for name, values in computed.items()}
+    return {spec.name: np.stack([cache.outputs[key][spec.name] for key in keys]) for spec in graph.outputs}
+
+
 def _run_prompt(
     backend: Backend, engine: Engine, graph: Graph, constant: Mapping[str, Array], cache: PromptCache
 ) -> dict[str, Buffer]:
     """The prompt graph, branch by branch, so that a branch that was computed before is not computed again.
 
-    Inputs are [branches, batch, …], outputs [branches · batch, …]: a branch is a contiguous block of both.
+    What has branches has them on its first axis as an input, [branches, batch, …], and on an axis of
+    branches · batch as an output: a branch is a contiguous block of both. What has none (positions) is the same in all.
     """
-    inputs = {spec.name: constant[spec.name] for spec in graph.inputs}
-    branches = len(next(iter(inputs.values())))
+    branches = len(constant["guidance_weights"])
     blocks = []
     for branch in range(branches):
-        block = {name: np.ascontiguousarray(values[branch : branch + 1]) for name, values in inputs.items()}
-        key = b"".join(name.encode() + repr(v.shape).encode() + v.tobytes() for name, v in sorted(block.items()))
+        block = {}
+        for spec in graph.inputs:
+            values = constant[spec.name]
+            one = values[branch : branch + 1] if _branch_axis(spec) is not None else values
+            block[spec.name] = np.ascontiguousarray(one)
+        key = _key(graph.file, block)
         if key in cache.outputs:
             cache.hits += 1
         else:
@@ -109,9 +146,24 @@ def _run_prompt(
             computed = run_graph(backend, engine, graph, uploads)
             cache.outputs[key] = {name: buffer.read() for name, buffer in computed.items()}
         blocks.append(cache.outputs[key])
-    return {
-        spec.name: uploaded(backend, np.concatenate([block[spec.name] for block in blocks])) for spec in graph.outputs
-    }
+    outputs = {}
+    for spec in graph.outputs:
+        axis = _branch_axis(spec)
+        parts = [block[spec.name] for block in blocks]
+        outputs[spec.name] = uploaded(backend, parts[0] if axis is None else np.concatenate(parts, axis))
+    return outputs
+
+
+def _branch_axis(spec: TensorSpec) -> int | None:
+    """The axis that the guidance branches lie along, if there is one."""
+    axes = [axis for axis, dim in enumerate(spec.shape) if isinstance(dim, str) and "guidance_branches" in dim]
+    return axes[0] if axes else None
+
+
+def _key(graph: str, inputs: Mapping[str, Array]) -> bytes:
+    """What a graph is given, as a key of the cache."""
+    parts = (name.encode() + repr(values.shape).encode() + values.tobytes() for name, values in sorted(inputs.items()))
+    return graph.encode() + b"".join(parts)
 
 
 def _schedule_inputs(

@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from latentc.backends.protocol import Array, Backend, Engine
-from latentc.prologue import PromptCache, run_prologue, uploaded
-from latentc.schema import Manifest
-from latentc.trajectory import Trajectory
+from latentc.dims import bound_dims, evaluated
+from latentc.errors import BundleError
+from latentc.prologue import PromptCache, run_graph, run_prologue, uploaded
+from latentc.schema import Graph, Manifest
+from latentc.trajectory import InitialImage, Trajectory
 
 
 class Sampling:
@@ -34,13 +36,17 @@ class Sampling:
         cache: PromptCache | None = None,
     ) -> None:
         draws, *latent_shape = trajectory.noise.shape
-        self._calls = len(trajectory.output_row) - draws
+        self.calls = len(trajectory.output_row) - draws - (trajectory.init is not None)
         self._denoise, self._decode = engines["denoise"], engines["decode"]
         # All zero, not merely allocated: a slot that is not yet written has the weight 0, and 0 * NaN is NaN.
         self._history = backend.buffer((len(trajectory.output_row), *latent_shape), np.float32)
         self._history.view(0).write(trajectory.noise[0])
         for draw in range(1, draws):
-            self._history.view(self._calls + draw).write(trajectory.noise[draw])
+            self._history.view(self.calls + draw).write(trajectory.noise[draw])
+        if trajectory.init is not None:
+            encoded = _encoded(backend, engines["encode"], manifest.graphs["encode"], trajectory.init)
+            repeated = np.ascontiguousarray(np.broadcast_to(encoded, latent_shape))
+            self._history.view(self.calls + draws).write(repeated)
         prepared = run_prologue(backend, engines, manifest, trajectory, cache)
         self._per_call = prepared.per_call
         self._denoise.bind("history", self._history)
@@ -48,13 +54,12 @@ class Sampling:
             self._denoise.bind(name, buffer)
         self._decode.bind("history", self._history)
         self._decode.bind("output_row", uploaded(backend, trajectory.output_row))
-        image = manifest.image
-        self._image = backend.buffer((latent_shape[0], image.channels, image.height, image.width), np.float32)
+        self._image = backend.buffer(_image_shape(manifest, self._history.shape), np.float32)
         self._decode.bind("image", self._image)
 
     def steps(self) -> Iterator[int]:
         """Runs call after call, and yields how many are done."""
-        for call in range(self._calls):
+        for call in range(self.calls):
             for name, rows in self._per_call.items():
                 self._denoise.bind(name, rows.view(call))
             # This slot is part of the input, too, under the weight 0. An engine writes its output after it has
@@ -67,6 +72,25 @@ class Sampling:
         """The pictures, float32 [B, 3, height, width] in [0, 1]; to be called after the last step."""
         self._decode.run()
         return self._image.read().astype(np.float32, copy=False)
+
+
+def _encoded(backend: Backend, engine: Engine, graph: Graph, init: InitialImage) -> Array:
+    """The latents of an initial image: [1, C, H, W]."""
+    inputs = {"image": uploaded(backend, init.pixels), "noise": uploaded(backend, init.noise)}
+    return run_graph(backend, engine, graph, inputs)["latents"].read()
+
+
+def _image_shape(manifest: Manifest, history: tuple[int, ...]) -> tuple[int, ...]:
+    """What the decoder returns for a history of this shape."""
+    graph = manifest.graphs["decode"]
+    spec = next(spec for spec in graph.inputs if spec.name == "history")
+    sizes = bound_dims([spec], {"history": history})
+    shape = tuple(evaluated(dim, sizes) for dim in graph.outputs[0].shape)
+    _, batch, _, height, width = history
+    factor = manifest.image.height // manifest.latent.height
+    if shape != (batch, manifest.image.channels, factor * height, factor * width):
+        raise BundleError(f"graph decode returns {list(shape)}, which is not the manifest's picture")
+    return shape
 
 
 def sample(

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 DType: TypeAlias = Literal["float32", "float16", "int64", "int32", "bool"]
 Dim: TypeAlias = int | str  # a number, or the name of a symbolic dimension
@@ -50,6 +50,9 @@ class Table(Strict, frozen=True):
     """A solver at one step count, as numbers (DESIGN 3): `file` holds float32 `input_rows`
     [calls, slots], `output_row` [slots] and `timesteps` [calls], where slots = 1 + calls +
     noise_draws: the unit noise, the model outputs, the noise draws.
+
+    With `img2img` the file has the same three again below each `img2img/K/`, for a request that skips the first K
+    steps: fewer calls, perhaps fewer draws, and one slot more, the last: the latents of the initial image.
     """
 
     solver: str
@@ -57,6 +60,8 @@ class Table(Strict, frozen=True):
     calls: int
     noise_draws: int
     file: str
+    size: tuple[int, int] | None = None  # width, height in pixels, where the solver depends on them
+    img2img: bool = False
 
 
 class Solver(Strict, frozen=True):
@@ -93,11 +98,15 @@ class Hoisting(Strict, frozen=True):
 
 
 class Latent(Strict, frozen=True):
-    """The latents at the default size: [batch, channels, height, width], float32."""
+    """The latents at the default size: [batch, channels, height, width], float32.
+
+    Height and width are multiples of `multiple` (of a patch, of a U-Net's deepest level).
+    """
 
     channels: int
     height: int
     width: int
+    multiple: int = 1
 
 
 class Image(Strict, frozen=True):
@@ -115,12 +124,53 @@ class LabelConditioning(Strict, frozen=True, tag_field="kind", tag="label"):
     null_label: int
 
 
+class TextRule(Strict, frozen=True):
+    """From a prompt to token ids: `lower_strip` is Python's str.lower().strip(), then `prefix` is put before it."""
+
+    length: int
+    prefix: str = ""
+    lower_strip: bool = False
+
+
+class TextEncoder(Strict, frozen=True):
+    """A text encoder: the graph of the same name, and the tokenizer (a file of the `tokenizers` format) before it."""
+
+    graph: str
+    tokenizer: str
+    pad_id: int
+    prompt: TextRule
+    negative: TextRule
+
+
+class TextConditioning(Strict, frozen=True, tag_field="kind", tag="text"):
+    """Prompts. The unconditional branch is the negative prompt, "" if none is given, or zeros if `zero_null`."""
+
+    encoders: tuple[TextEncoder, ...]
+    zero_null: bool
+
+
+class SizeRange(Strict, frozen=True):
+    """Width and height that can be drawn, in pixels: multiples of `multiple`, bounds included."""
+
+    multiple: int
+    minimum: int
+    maximum: int
+
+
+class Img2Img(Strict, frozen=True):
+    """Drawing over a given image. Of N steps int(N·strength) are run, or the least that are as many (`rounds_up`)."""
+
+    strength: float  # what a request gets when it does not say
+    rounds_up: bool
+
+
 class Defaults(Strict, frozen=True):
-    """What a request gets when it does not say."""
+    """What a request gets when it does not say. `guidance` is that of a guidance-distilled model."""
 
     solver: str
     steps: int
     cfg_scale: float
+    guidance: float | None = None
 
 
 class FileRecord(Strict, frozen=True):
@@ -149,7 +199,9 @@ class Manifest(Strict, frozen=True):
     target: str  # what the graphs' opset and operators were written for
     latent: Latent
     image: Image
-    conditioning: LabelConditioning
+    conditioning: LabelConditioning | TextConditioning
+    sizes: SizeRange | None  # None: the default size only
+    img2img: Img2Img | None
     graphs: dict[str, Graph]
     hoisting: Hoisting
     solvers: dict[str, Solver]
@@ -187,7 +239,13 @@ class Parity(Strict, frozen=True):
     steps: int
     solver: str
     cfg_scale: float
+    guidance: float | None
     labels: tuple[int, ...]
+    prompts: tuple[str, ...]
+    negative_prompts: tuple[str, ...] | None
+    width: int
+    height: int
+    skipped: int | None  # steps that the initial image stands for, where drawing over one was compared
     references: str
     figures: tuple[Figure, ...]
     phases: tuple[Figure, ...]  # each of the compiler's phases against the one before it

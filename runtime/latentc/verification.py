@@ -15,13 +15,15 @@ from latentc.bundle import Bundle
 from latentc.engines import load_engines
 from latentc.errors import BundleError
 from latentc.parity import psnr_db, relative_l2
+from latentc.request import Request
 from latentc.sampler import run_once, sample
 from latentc.schema import Figure, Parity
 from latentc.table import table_from_bundle
 from latentc.tensors import tensor, tensors_from_bytes
-from latentc.trajectory import noise_from_seed, trajectory_of_labels
+from latentc.trajectory import Noise, latent_shape, noise_from_seed, trajectory_of
 
 TRAJECTORY = "trajectory"
+OVER_IMAGE = "over_image"  # the trajectory that begins with an image
 
 
 def measured(bundle: Bundle, backend: Backend) -> Iterator[Figure]:
@@ -71,26 +73,59 @@ def _trajectory(
     against: str,
 ) -> Iterator[Figure]:
     figures = [figure for figure in parity.figures if figure.tensor.startswith(f"{TRAJECTORY}/")]
-    record = next((t for t in bundle.manifest.tables if (t.solver, t.steps) == (parity.solver, parity.steps)), None)
-    if record is None:
-        raise BundleError(f"{bundle.root}: parity.json is of {parity.solver} {parity.steps}, which has no table")
-    table = table_from_bundle(bundle, record)
-    latent = bundle.manifest.latent
-    shape = (len(parity.labels), latent.channels, latent.height, latent.width)
-    noise = tensor(references, f"{TRAJECTORY}/noise", (1 + table.noise_draws, *shape), parity.references)
     for figure in figures:
         name = figure.tensor.partition("/")[2]
+        over_image = name == OVER_IMAGE
+        request = request_of(bundle, parity, over_image)
+        table = table_from_bundle(bundle, request.table, request.skipped)
+        shape = latent_shape(bundle.manifest, request)
+        key = f"{TRAJECTORY}/{f'{OVER_IMAGE}_' if over_image else ''}"
+        draws = tensor(references, f"{key}noise", (1 + table.noise_draws, *shape), parity.references)
         expected = _reference(references, figure.tensor, parity.references)
         if name == "noise":
-            yield _measured(
-                figure, noise_from_seed(parity.seed, shape, table.noise_draws), expected, "torch's generator"
-            )
+            drawn = noise_from_seed(parity.seed, shape, table.noise_draws).draws
+            yield _measured(figure, drawn, expected, "torch's generator")
             continue
-        trajectory = trajectory_of_labels(
-            table, noise, parity.labels, bundle.manifest.conditioning.null_label, parity.cfg_scale
+        encoder, pixels = None, None
+        if over_image:
+            encoder = tensor(references, f"{key}encoder_noise", (1, *shape[1:]), parity.references)
+            size = (1, bundle.manifest.image.channels, parity.height, parity.width)
+            pixels = tensor(references, f"{key}pixels", size, parity.references)
+        trajectory = trajectory_of(
+            bundle.manifest.conditioning,
+            bundle.manifest.latent.multiple,
+            request,
+            table,
+            Noise(draws, encoder),
+            bundle.tokenizers(),
+            pixels,
         )
         image = sample(backend, engines, bundle.manifest, trajectory)
         yield _measured(figure, image, expected, against)
+
+
+def request_of(bundle: Bundle, parity: Parity, over_image: bool = False) -> Request:
+    """The request that parity.json speaks of, or the one that draws over an image."""
+    size = (parity.width, parity.height)
+    for table in bundle.manifest.tables:
+        if (table.solver, table.steps) == (parity.solver, parity.steps) and table.size in (None, size):
+            break
+    else:
+        raise BundleError(f"{bundle.root}: parity.json is of {parity.solver} {parity.steps}, which has no table")
+    skipped = parity.skipped if over_image else None
+    if over_image and skipped is None:
+        raise BundleError(f"{bundle.root}: parity.json does not say where drawing over an image begins")
+    return Request(
+        table=table,
+        cfg_scale=parity.cfg_scale,
+        width=parity.width,
+        height=parity.height,
+        labels=parity.labels,
+        prompts=parity.prompts,
+        negative_prompts=parity.negative_prompts,
+        guidance=parity.guidance,
+        skipped=skipped,
+    )
 
 
 def _reference(references: dict[str, Array], key: str, file: str) -> Array:

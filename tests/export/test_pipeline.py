@@ -10,19 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import onnx
 import pytest
 import safetensors.torch
 import torch
-from latentc.backends import open_backend
 from latentc.bundle import GraphBytes, open_bundle
 from latentc.errors import ParityError
 from latentc.parity import psnr_db
-from latentc.sampler import sample
 from latentc.schema import Manifest, TensorSpec
-from latentc.table import table_from_bundle
-from latentc.trajectory import noise_from_seed, trajectory_of_labels
 from torch import nn
 
 from export.compile import NarrowedStep
@@ -35,21 +30,8 @@ from models.components import load_scheduler
 from models.dit.reference import reference_image
 from models.latent_diffusion import ReferenceRequest, SourceError
 from tests.conftest import SOLVERS
+from tests.drawing import draw
 from tests.sources import write_random_dit
-
-
-def draw(bundle_path: Path, solver: str, steps: int, request: ReferenceRequest) -> np.ndarray:
-    """The runtime's own loop: float32 [batch, 3, height, width]."""
-    bundle = open_bundle(bundle_path)
-    manifest = bundle.manifest
-    record = next(t for t in manifest.tables if (t.solver, t.steps) == (solver, steps))
-    table = table_from_bundle(bundle, record)
-    latent = (len(request.labels), manifest.latent.channels, manifest.latent.height, manifest.latent.width)
-    noise = noise_from_seed(request.seed, latent, table.noise_draws)
-    trajectory = trajectory_of_labels(table, noise, request.labels, manifest.conditioning.null_label, request.cfg_scale)
-    backend = open_backend("onnxruntime")
-    engines = {name: backend.load_graph(bundle.graph(name)) for name in manifest.graphs}
-    return sample(backend, engines, manifest, trajectory)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -198,12 +180,13 @@ def test_a_weight_changed_by_one_percent_fails_the_gate(
         draft: Manifest,
         graphs: Mapping[str, GraphBytes],
         tables: tuple[SolverTable, ...],
+        tokenizers: Mapping[str, memoryview],
         bounds: Bounds,
     ) -> Verified:
         transformer = narrowed.hoisted.step.denoise.get_submodule("denoiser.transformer.transformer_blocks.0")
         with torch.no_grad():
             cast(nn.Linear, transformer.get_submodule(module)).weight.mul_(1.01)
-        return verify_graphs(source, narrowed, draft, graphs, tables, bounds)
+        return verify_graphs(source, narrowed, draft, graphs, tables, tokenizers, bounds)
 
     monkeypatch.setattr("export.pipeline.verify_graphs", verify_after_a_change)
     with pytest.raises(ParityError, match=rf"{tensor}: relative_l2 is .*, must be at most 1e-05"):

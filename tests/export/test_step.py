@@ -27,7 +27,7 @@ def test_combine_is_the_weighted_sum() -> None:
 def test_guidance_mixes_the_guided_channels_and_leaves_the_others_to_the_condition(guided: int) -> None:
     labels, timestep = torch.tensor([[1, 2], [0, 0]]), torch.full((2, 2), 7.0)
     scale = 3.0
-    actual = DenoiseStep(Toy(), guided)(HISTORY, ROW, timestep, torch.tensor([scale, 1 - scale]), labels)
+    actual = DenoiseStep(Toy(), guided, ("class_labels",))(HISTORY, ROW, timestep, torch.tensor([scale, 1 - scale]), labels)
     sample = combine(ROW, HISTORY)
     conditional, unconditional = (Toy()(sample, timestep[k], labels[k]) for k in (0, 1))
     expected = unconditional + scale * (conditional - unconditional)
@@ -38,7 +38,7 @@ def test_guidance_mixes_the_guided_channels_and_leaves_the_others_to_the_conditi
 
 def test_one_branch_of_weight_one_is_the_bare_denoiser() -> None:
     labels, timestep = torch.tensor([[1, 2]]), torch.full((1, 2), 7.0)
-    actual = DenoiseStep(Toy(), 4)(HISTORY, ROW, timestep, torch.tensor([1.0]), labels)
+    actual = DenoiseStep(Toy(), 4, ("class_labels",))(HISTORY, ROW, timestep, torch.tensor([1.0]), labels)
     torch.testing.assert_close(actual, Toy()(combine(ROW, HISTORY), timestep[0], labels[0]), rtol=0, atol=0)
 
 

@@ -19,7 +19,7 @@ from latentc.engines import build_engines, is_up_to_date, load_engines
 from latentc.errors import BundleError
 from latentc.sampler import sample
 from latentc.table import table_from_bundle
-from latentc.trajectory import noise_from_seed, trajectory_of_labels
+from latentc.trajectory import noise_from_seed
 
 from tests.runtime import toy
 
@@ -34,7 +34,7 @@ def drawn(bundle: Bundle, backend: Backend, built: bool) -> toy.Floats:
     assert loaded.built == built, loaded.reason
     table = table_from_bundle(bundle, bundle.manifest.tables[1])
     noise = noise_from_seed(3, (1, toy.CHANNELS, toy.SIZE, toy.SIZE), 0)
-    trajectory = trajectory_of_labels(table, noise, (1,), toy.NULL_LABEL, 2.0)
+    trajectory = toy.trajectory(table, noise, (1,), 2.0)
     return sample(backend, loaded.engines, bundle.manifest, trajectory)
 
 

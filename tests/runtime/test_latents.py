@@ -7,9 +7,8 @@ import numpy.typing as npt
 import pytest
 from latentc.errors import RequestError
 from latentc.latents import latents_from_file
-from latentc.schema import Latent
 
-LATENT = Latent(channels=4, height=2, width=3)
+SHAPE = (4, 2, 3)
 GOOD = np.random.default_rng(0).normal(size=(2, 4, 2, 3))
 
 
@@ -17,7 +16,7 @@ GOOD = np.random.default_rng(0).normal(size=(2, 4, 2, 3))
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_floats_are_read_as_float32(tmp_path: Path, dtype: type[np.generic], order: str) -> None:
     np.save(tmp_path / "a.npy", np.asarray(GOOD.astype(dtype), order=order))  # type: ignore[call-overload]
-    read = latents_from_file(tmp_path / "a.npy", LATENT)
+    read = latents_from_file(tmp_path / "a.npy", SHAPE)
     assert read.dtype == np.float32
     assert read.flags.c_contiguous
     np.testing.assert_array_equal(read, GOOD.astype(dtype).astype(np.float32))
@@ -38,19 +37,19 @@ def test_floats_are_read_as_float32(tmp_path: Path, dtype: type[np.generic], ord
 def test_other_arrays_are_refused(tmp_path: Path, values: npt.NDArray[np.generic], why: str) -> None:
     np.save(tmp_path / "a.npy", values, allow_pickle=True)
     with pytest.raises(RequestError, match=why):
-        latents_from_file(tmp_path / "a.npy", LATENT)
+        latents_from_file(tmp_path / "a.npy", SHAPE)
 
 
 def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     with pytest.raises(RequestError, match="cannot be read: No such file"):
-        latents_from_file(path, LATENT)
+        latents_from_file(path, SHAPE)
     with pytest.raises(RequestError, match="cannot be read: Is a directory"):
-        latents_from_file(tmp_path, LATENT)
+        latents_from_file(tmp_path, SHAPE)
     np.save(path, GOOD)
     whole = path.read_bytes()
     for data in (b"", b"text\n", whole[:7], whole[:90], whole[:-1], whole + b"\0", b"\x93NUMPY\x01\x00\x05\x00{(((("):
         path.write_bytes(data)
         with pytest.raises(RequestError) as caught:
-            latents_from_file(path, LATENT)
+            latents_from_file(path, SHAPE)
         assert "\n" not in str(caught.value)

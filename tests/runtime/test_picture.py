@@ -92,5 +92,5 @@ def test_output_paths(tmp_path: Path) -> None:
 
 
 def test_parameters_are_quoted_where_a_reader_would_split_them() -> None:
-    text = parameters_text("cat", {"Steps": "4", "Model": 'a, "b"'})
+    text = parameters_text("cat", None, {"Steps": "4", "Model": 'a, "b"'})
     assert text == 'cat\nSteps: 4, Model: "a, \\"b\\""'

@@ -71,7 +71,7 @@ def request(labels: list[list[int]]) -> Trajectory:
     return Trajectory(
         noise=np.zeros((1, branches.shape[1], 1, 1, 1), np.float32),
         per_call={"timestep": timestep},
-        constant={"class_labels": branches},
+        constant={"class_labels": branches, "guidance_weights": np.ones(len(branches), np.float32)},
         output_row=np.zeros(4, np.float32),
     )
 

@@ -8,7 +8,7 @@ from latentc.backends import open_backend
 from latentc.bundle import open_bundle
 from latentc.sampler import Sampling, sample
 from latentc.table import table_from_bundle
-from latentc.trajectory import noise_from_seed, trajectory_of_labels
+from latentc.trajectory import noise_from_seed
 
 from tests.runtime import toy
 
@@ -22,10 +22,10 @@ def test_picture_equals_the_loop_in_numpy(pristine: Path, solver: str, steps: in
     record = next(t for t in bundle.manifest.tables if (t.solver, t.steps) == (solver, steps))
     table = table_from_bundle(bundle, record)
     noise = noise_from_seed(5, SHAPE, table.noise_draws)
-    trajectory = trajectory_of_labels(table, noise, (0, 2), toy.NULL_LABEL, cfg_scale)
+    trajectory = toy.trajectory(table, noise, (0, 2), cfg_scale)
     engines = {name: backend.load_graph(bundle.graph(name)) for name in bundle.manifest.graphs}
     picture = sample(backend, engines, bundle.manifest, trajectory)
-    expected = toy.toy_trajectory(toy.toy_model(), toy.table_of(solver, steps), noise, (0, 2), cfg_scale)
+    expected = toy.toy_trajectory(toy.toy_model(), toy.table_of(solver, steps), noise.draws, (0, 2), cfg_scale)
     assert expected.std() > 0.05, "the toy picture must not be flat, or this test could not fail"
     np.testing.assert_allclose(picture, expected, rtol=0, atol=1e-5)
 
@@ -33,7 +33,7 @@ def test_picture_equals_the_loop_in_numpy(pristine: Path, solver: str, steps: in
 def test_steps_can_be_watched_and_stopped(pristine: Path) -> None:
     bundle, backend = open_bundle(pristine), open_backend("onnxruntime", threads=1)
     table = table_from_bundle(bundle, next(t for t in bundle.manifest.tables if t.solver == "heun"))
-    trajectory = trajectory_of_labels(table, noise_from_seed(5, SHAPE, 0), (0, 1), toy.NULL_LABEL, 2.0)
+    trajectory = toy.trajectory(table, noise_from_seed(5, SHAPE, 0), (0, 1), 2.0)
     engines = {name: backend.load_graph(bundle.graph(name)) for name in bundle.manifest.graphs}
     assert list(Sampling(backend, engines, bundle.manifest, trajectory).steps()) == [1, 2, 3, 4, 5]
     half = Sampling(backend, engines, bundle.manifest, trajectory)
@@ -46,14 +46,14 @@ def test_guidance_of_one_runs_one_branch(pristine: Path) -> None:
     table = table_from_bundle(bundle, bundle.manifest.tables[0])
     noise = noise_from_seed(5, SHAPE, 0)
     for cfg_scale, branches in ((1.0, 1), (0.5, 1), (1.01, 2)):
-        trajectory = trajectory_of_labels(table, noise, (0, 1), toy.NULL_LABEL, cfg_scale)
+        trajectory = toy.trajectory(table, noise, (0, 1), cfg_scale)
         assert trajectory.constant["class_labels"].shape == (branches, 2)
         assert trajectory.per_call["timestep"].shape == (table.calls, branches, 2)
 
 
 def test_given_noise_replaces_the_first_draw_only() -> None:
     given = np.full(SHAPE, 0.25, np.float32)
-    noise = noise_from_seed(5, SHAPE, 2, first=given)
-    drawn = noise_from_seed(5, SHAPE, 1)
+    noise = noise_from_seed(5, SHAPE, 2, first=given).draws
+    drawn = noise_from_seed(5, SHAPE, 1).draws
     np.testing.assert_array_equal(noise[0], given)
     np.testing.assert_array_equal(noise[1:], drawn)

@@ -13,6 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from latentc import schema
+from latentc.request import Request
+from latentc.table import SolverTable
+from latentc.trajectory import Noise, Trajectory, trajectory_of
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
@@ -98,6 +101,13 @@ def toy_trajectory(
     return model.decode(np.tensordot(table.output_row, history, 1).astype(np.float32))
 
 
+def trajectory(table: SolverTable, noise: Noise, labels: tuple[int, ...], cfg_scale: float) -> Trajectory:
+    """What the runtime makes of a request for the toy."""
+    record = schema.Table(solver="any", steps=1, calls=table.calls, noise_draws=table.noise_draws, file="")
+    request = Request(table=record, cfg_scale=cfg_scale, width=SIZE, height=SIZE, labels=labels)
+    return trajectory_of(schema.LabelConditioning(labels=LABELS, null_label=NULL_LABEL), 1, request, table, noise, {})
+
+
 def write_bundle(root: Path, name: str = "toy") -> Path:
     """Writes the toy bundle: three solvers (plain, more calls than steps, with injected noise)."""
     (root / "graphs").mkdir(parents=True)
@@ -125,6 +135,8 @@ def write_bundle(root: Path, name: str = "toy") -> Path:
         target="onnxruntime",
         latent=schema.Latent(channels=CHANNELS, height=SIZE, width=SIZE),
         image=schema.Image(channels=3, height=SIZE * SCALE, width=SIZE * SCALE),
+        sizes=None,
+        img2img=None,
         conditioning=schema.LabelConditioning(labels=LABELS, null_label=NULL_LABEL),
         graphs={
             "denoise": _graph(
@@ -246,7 +258,8 @@ def _write_parity(root: Path, model: ToyModel) -> None:
         ("trajectory/image", "psnr_db", 120.0, 60.0),
     ]
     parity = schema.Parity(
-        seed=9, steps=steps, solver="sde", cfg_scale=cfg, labels=labels, references="parity.safetensors",
+        seed=9, steps=steps, solver="sde", cfg_scale=cfg, guidance=None, labels=labels, prompts=(),
+        negative_prompts=None, width=SIZE * SCALE, height=SIZE * SCALE, skipped=None, references="parity.safetensors",
         figures=tuple(
             schema.Figure(tensor=tensor, measure=measure, value=value, bound=bound, against="numpy")  # type: ignore[arg-type]
             for tensor, measure, value, bound in figures

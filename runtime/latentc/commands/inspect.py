@@ -12,12 +12,15 @@ from latentc.schema import (
     Graph,
     Hoisting,
     Image,
+    Img2Img,
     LabelConditioning,
     Latent,
     Provenance,
+    SizeRange,
     Solver,
     Table,
     TensorSpec,
+    TextConditioning,
 )
 
 
@@ -42,7 +45,9 @@ class Report(msgspec.Struct, frozen=True):
     num_bytes: int
     latent: Latent
     image: Image
-    conditioning: LabelConditioning
+    sizes: SizeRange | None
+    img2img: Img2Img | None
+    conditioning: LabelConditioning | TextConditioning
     defaults: Defaults
     solvers: dict[str, Solver]
     tables: tuple[Table, ...]
@@ -73,6 +78,8 @@ def _report(bundle: Bundle) -> Report:
         num_bytes=sum(record.num_bytes for record in manifest.files.values()),
         latent=manifest.latent,
         image=manifest.image,
+        sizes=manifest.sizes,
+        img2img=manifest.img2img,
         conditioning=manifest.conditioning,
         defaults=manifest.defaults,
         solvers=manifest.solvers,
@@ -90,18 +97,27 @@ def _lines(report: Report) -> list[str]:
         ("name", f"{report.name} ({report.pipeline}, family {report.family}, {report.precision} for {report.target})"),
         ("model hash", f"{report.model_hash}, schema {report.schema_version}, {_bytes(report.num_bytes)}"),
         ("source", report.provenance.source),
-        ("image", f"{image.width}x{image.height}, latents {latent.channels}x{latent.height}x{latent.width}"),
-        ("defaults", f"{defaults.solver}, {defaults.steps} steps, cfg scale {defaults.cfg_scale:g}"),
+        (
+            "image",
+            f"{image.width}x{image.height}, latents {latent.channels}x{latent.height}x{latent.width}; "
+            f"{_sizes(report.sizes)}",
+        ),
+        ("defaults", f"{defaults.solver}, {defaults.steps} steps, {_scales(defaults)}"),
         ("engines", ", ".join(report.engines) or "none; latentc build makes them"),
     ]
     lines = [f"{name:<12}{value}" for name, value in facts]
-    lines += textwrap.wrap(
-        _labels(report.conditioning.labels),
-        108,
-        break_on_hyphens=False,
-        initial_indent=f"{'labels':<12}",
-        subsequent_indent=" " * 12,
-    )
+    if report.img2img is not None:
+        lines.append(f"{'img2img':<12}strength {report.img2img.strength:g}")
+    if isinstance(report.conditioning, LabelConditioning):
+        lines += textwrap.wrap(
+            _labels(report.conditioning.labels),
+            108,
+            break_on_hyphens=False,
+            initial_indent=f"{'labels':<12}",
+            subsequent_indent=" " * 12,
+        )
+    else:
+        lines.append(f"{'text':<12}{_encoders(report.conditioning)}")
     lines += ["", *_columns(["solver", "scheduler", "steps (calls, noise draws where they differ)"], _solvers(report))]
     rows = [
         [name, f"once a {g.runs_once_per}", f"{g.nodes}", _count(g.parameters), _bytes(g.weight_bytes), _count(g.flops)]
@@ -130,12 +146,30 @@ def _loop(report: Report) -> list[str]:
     return [f"{saved} (-{100 * share:.1f} %){row}{each}"]
 
 
+def _sizes(sizes: SizeRange | None) -> str:
+    if sizes is None:
+        return "no other size"
+    return f"any multiple of {sizes.multiple} from {sizes.minimum} to {sizes.maximum}"
+
+
+def _scales(defaults: Defaults) -> str:
+    guidance = "" if defaults.guidance is None else f", guidance {defaults.guidance:g}"
+    return f"cfg scale {defaults.cfg_scale:g}{guidance}"
+
+
+def _encoders(conditioning: TextConditioning) -> str:
+    encoders = [f"{encoder.graph} ({encoder.prompt.length} tokens)" for encoder in conditioning.encoders]
+    null = "; without a negative prompt the unconditional branch is zeros" if conditioning.zero_null else ""
+    return ", ".join(encoders) + null
+
+
 def _solvers(report: Report) -> list[list[str]]:
     rows = []
     for name, solver in report.solvers.items():
         counts = []
-        for table in sorted((t for t in report.tables if t.solver == name), key=lambda t: t.steps):
-            extra = [f"{table.calls} calls"] if table.calls != table.steps else []
+        for table in sorted((t for t in report.tables if t.solver == name), key=lambda t: (t.steps, t.size or ())):
+            extra = [f"{table.size[0]}x{table.size[1]}"] if table.size else []
+            extra += [f"{table.calls} calls"] if table.calls != table.steps else []
             extra += [f"{table.noise_draws} draws"] if table.noise_draws else []
             counts.append(f"{table.steps} ({', '.join(extra)})" if extra else f"{table.steps}")
         rows.append([name, solver.scheduler, ", ".join(counts)])

@@ -1,0 +1,71 @@
+"""A bundle that is open and ready to draw: the way in for Python programs.
+
+session = open_session(Path("build/emoji"))
+request = resolve(session.bundle.manifest, Asked(label="food-fruit", count=4))
+pictures = session.draw(request, seed=7)        # float32 [4, 3, height, width] in [0, 1]
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from latentc.backends import AUTO, open_backend
+from latentc.backends.protocol import Backend, Engine
+from latentc.bundle import Bundle, open_bundle
+from latentc.engines import load_engines
+from latentc.prologue import PromptCache
+from latentc.request import Request
+from latentc.sampler import Sampling
+from latentc.table import table_from_bundle
+from latentc.trajectory import Trajectory, latent_shape, noise_from_seed, trajectory_of
+
+
+@dataclass(frozen=True)
+class Session:
+    """Engines of one bundle on one backend, for as many requests as are wanted, one after the other."""
+
+    bundle: Bundle
+    backend: Backend
+    engines: Mapping[str, Engine]
+    cache: PromptCache = field(default_factory=PromptCache)
+
+    def draw(
+        self, request: Request, seed: int, pixels: npt.NDArray[np.float32] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """float32 [B, 3, height, width] in [0, 1]; `pixels` [1, 3, height, width] is the initial image, if any."""
+        sampling = self.sampling(trajectory_of_request(self.bundle, request, seed, pixels=pixels))
+        for _ in sampling.steps():
+            pass
+        return sampling.decode()
+
+    def sampling(self, trajectory: Trajectory) -> Sampling:
+        """The request on its way: its steps can be watched, and stopped."""
+        return Sampling(self.backend, self.engines, self.bundle.manifest, trajectory, self.cache)
+
+
+def open_session(path: Path, backend: str = AUTO, threads: int = 0) -> Session:
+    """Opens and hashes a bundle, and loads its engines, or its graphs where none are built."""
+    bundle, opened = open_bundle(path), open_backend(backend, threads)
+    return Session(bundle, opened, load_engines(bundle, opened).engines)
+
+
+def trajectory_of_request(
+    bundle: Bundle,
+    request: Request,
+    seed: int,
+    first: npt.NDArray[np.float32] | None = None,
+    pixels: npt.NDArray[np.float32] | None = None,
+) -> Trajectory:
+    """All arrays of a request: what diffusers would draw from a CPU generator of `seed`, texts as token ids.
+
+    `first` [B, C, H, W] replaces the initial noise, `pixels` [1, 3, height, width] is an initial image.
+    """
+    manifest = bundle.manifest
+    table = table_from_bundle(bundle, request.table, request.skipped)
+    shape = latent_shape(manifest, request)
+    noise = noise_from_seed(seed, shape, table.noise_draws, first, encodes=pixels is not None)
+    multiple = manifest.latent.multiple
+    return trajectory_of(manifest.conditioning, multiple, request, table, noise, bundle.tokenizers(), pixels)

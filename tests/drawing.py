@@ -1,0 +1,35 @@
+"""Draws with the runtime what a reference request asks for."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from latentc.request import Asked, resolve
+from latentc.session import open_session
+
+from models.latent_diffusion import ReferenceRequest
+
+
+def draw(bundle_path: Path, solver: str, steps: int, request: ReferenceRequest) -> np.ndarray:
+    """The runtime's own loop: float32 [batch, 3, height, width]."""
+    session = open_session(bundle_path, "onnxruntime")
+    label = {"label": str(request.labels[0])} if request.labels else {}
+    asked = Asked(
+        **label,
+        prompts=request.prompts,
+        negative_prompts=request.negative_prompts or (),
+        width=request.width,
+        height=request.height,
+        steps=steps,
+        solver=solver,
+        cfg_scale=request.cfg_scale,
+        guidance=request.guidance,
+        init_image=request.init_image is not None,
+        strength=request.strength if request.init_image is not None else None,
+        count=len(request.labels) or None,
+    )
+    pixels = None if request.init_image is None else request.init_image.transpose(2, 0, 1)[None]
+    resolved = resolve(session.bundle.manifest, asked)
+    if request.labels:
+        resolved = replace(resolved, labels=request.labels)
+    return session.draw(resolved, request.seed, pixels)
