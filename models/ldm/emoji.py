@@ -33,6 +33,7 @@ class Emoji:
     sequence: tuple[int, ...]
     name: str
     subgroup: str
+    group: str = ""
 
     @property
     def text(self) -> str:
@@ -49,16 +50,18 @@ def emoji_from_list(path: Path = LIST_PATH) -> list[Emoji]:
     if not path.is_file():
         raise DataError(f"{path} is missing: install the Debian package unicode-data, or give pictures with --data DIR")
     found: list[Emoji] = []
-    subgroup = ""
+    group = subgroup = ""
     for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("# subgroup:"):
+        if line.startswith("# group:"):
+            group = line.split(":", 1)[1].strip()
+        elif line.startswith("# subgroup:"):
             subgroup = line.split(":", 1)[1].strip()
         elif "; fully-qualified" in line:
             points, comment = line.split(";", 1)
             sequence = tuple(int(point, 16) for point in points.split())
             name = comment.split("#", 1)[1].split(maxsplit=2)[2]  # "# <emoji> E<version> <name>"
             if not SKIN_TONES.intersection(sequence):
-                found.append(Emoji(sequence, name, subgroup))
+                found.append(Emoji(sequence, name, subgroup, group))
     return found
 
 

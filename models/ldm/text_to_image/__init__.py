@@ -1,0 +1,1 @@
+"""The second recipe: a small FLUX-architecture model that draws emoji from their names (`emoji-flux`)."""
