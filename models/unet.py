@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from models.components import load_component
-from models.latent_diffusion import SizeRange, SourceError
+from models.latent_diffusion import SourceError
 from models.timesteps import store_timestep_frequencies
 from models.upsampling import replace_upsampling
 
@@ -59,14 +59,6 @@ def default_size(unet: UNet2DConditionModel) -> tuple[int, int]:
 def size_multiple(unet: UNet2DConditionModel) -> int:
     """What H and W are a multiple of, so that each halving and doubling is exact."""
     return 1 << int(unet.num_upsamplers)
-
-
-def size_range(unet: UNet2DConditionModel) -> SizeRange:
-    """From half to twice the size that it was trained for, and at least twice its multiple."""
-    multiple = size_multiple(unet)
-    smallest, largest = min(default_size(unet)), max(default_size(unet))
-    half = smallest // 2 // multiple * multiple
-    return SizeRange(multiple, minimum=max(half, 2 * multiple), maximum=2 * largest)
 
 
 def prepare_for_trace(unet: UNet2DConditionModel) -> UNet2DConditionModel:
