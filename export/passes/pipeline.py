@@ -27,6 +27,7 @@ from export.passes.decompose import DecomposeFunctions
 from export.passes.einsum_transpose import EinsumToTranspose
 from export.passes.folding import SMALL, fold_constants
 from export.passes.fuse_gelu import FuseTanhGelu
+from export.passes.neutral import RemoveNeutralOperands
 from export.passes.opset import ConvertOpset
 from export.passes.sizes import FoldSizes
 from export.passes.weights import FoldWeightViews
@@ -34,7 +35,6 @@ from export.targets.names import OPSETS, Target
 
 # Of onnxscript's rules those that take nodes away; none makes a new weight or an operator that TensorRT 8.6 lacks.
 _NO_OPS = (
-    rules.add_0_rule, rules.sub_0_rule, rules.mul_by_1_rule, rules.div_by_1_rule,
     rules.dropout_zero_rule, rules.dropout_inference_rule,
     rules.no_op_cast_rule, rules.no_op_expand_rule, rules.no_op_transpose_rule,
     rules.cast_cast_rule, rules.reshape_reshape_rule, rules.transpose_transpose_rule,
@@ -65,6 +65,7 @@ def clean_graph(model: ir.Model, target: Target) -> ir.Model:
             FoldSizes(),
             EinsumToTranspose(),
             MergeReshapedTranspose(),
+            RemoveNeutralOperands(),
             RewritePass(_NO_OPS),
             IdentityEliminationPass(),
             RemoveUnusedNodesPass(),

@@ -27,7 +27,8 @@ def test_combine_is_the_weighted_sum() -> None:
 def test_guidance_mixes_the_guided_channels_and_leaves_the_others_to_the_condition(guided: int) -> None:
     labels, timestep = torch.tensor([[1, 2], [0, 0]]), torch.full((2, 2), 7.0)
     scale = 3.0
-    actual = DenoiseStep(Toy(), guided, ("class_labels",))(HISTORY, ROW, timestep, torch.tensor([scale, 1 - scale]), labels)
+    step = DenoiseStep(Toy(), guided, ("class_labels",))
+    actual = step(HISTORY, ROW, timestep, torch.tensor([scale, 1 - scale]), labels)
     sample = combine(ROW, HISTORY)
     conditional, unconditional = (Toy()(sample, timestep[k], labels[k]) for k in (0, 1))
     expected = unconditional + scale * (conditional - unconditional)

@@ -49,7 +49,7 @@ def test_the_noise_is_scaled_and_the_sample_kept_unscaled() -> None:
 def test_a_stochastic_solver_follows_the_seed(random_dit: Path) -> None:
     scheduler = solver_from_name("ddpm", load_scheduler(random_dit))
     images = [
-        reference_image(random_dit, scheduler.fresh(), ReferenceRequest((1,), seed, steps=3, cfg_scale=2.0))
+        reference_image(random_dit, scheduler.fresh(), ReferenceRequest(seed=seed, steps=3, cfg_scale=2.0, labels=(1,)))
         for seed in (3, 3, 4)
     ]
     assert torch.equal(images[0], images[1])
