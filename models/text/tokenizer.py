@@ -8,6 +8,7 @@ the caller's, and are taken off.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 import transformers
@@ -35,12 +36,14 @@ def load_tokenizer(source: Path, folder: str) -> LoadedTokenizer:
     if not directory.is_dir():
         raise SourceError(f"{directory}: not found; the prompt's tokenizer is read from it")
     tokenizer_class = _tokenizer_class(source, folder)
-    _check_packages(directory)
+    pieces = _sentencepiece_file(directory)
     try:
         with quiet():
             loaded = tokenizer_class.from_pretrained(directory, local_files_only=True)
     except Exception as error:  # the parsers of `tokenizers` raise a bare Exception
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if pieces and "tiktoken" in reason:  # transformers 5.23 tries that next, and complains of it alone
+            reason = f"{pieces} is not a sentencepiece file, or a damaged one"
         raise SourceError(f"{directory}: not read as a {tokenizer_class.__name__}: {reason}") from error
     if not loaded.is_fast:
         raise SourceError(
@@ -61,25 +64,26 @@ def load_tokenizer(source: Path, folder: str) -> LoadedTokenizer:
 
 
 def _tokenizer_class(source: Path, folder: str) -> type[PreTrainedTokenizerBase]:
-    index_file, config_file = source / "model_index.json", source / folder / "tokenizer_config.json"
-    index = json.loads(index_file.read_text(encoding="utf-8")) if index_file.is_file() else {}
-    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
-    entry = index.get(folder) or ["transformers", config.get("tokenizer_class")]
-    named = str(entry[1]) if isinstance(entry, list) and len(entry) == 2 else str(entry)
+    config = _read_json(source / folder / "tokenizer_config.json")
+    entry = _read_json(source / "model_index.json").get(folder) or ["transformers", config.get("tokenizer_class")]
+    library, named = (str(entry[0]), str(entry[1])) if isinstance(entry, list) and len(entry) == 2 else ("", str(entry))
     found = getattr(transformers, named, None) if named.isidentifier() else None
-    if entry[0] != "transformers" or not (isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase)):
+    if library != "transformers" or not (isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase)):
         raise SourceError(
-            f"{source}: its {folder} is a {named!r} of {entry[0]!r}, which is no tokenizer class of transformers; "
+            f"{source}: its {folder} is a {named!r} of {library!r}, which is no tokenizer class of transformers; "
             f"pipelines have CLIPTokenizer, T5TokenizerFast, GemmaTokenizerFast or BertTokenizer"
         )
     return found
 
 
-def _check_packages(directory: Path) -> None:
-    """transformers 5.23 takes a sentencepiece file for a tiktoken file if a package is missing, and says nothing."""
+def _sentencepiece_file(directory: Path) -> str | None:
+    """The file that the tokenizer is read from, if it is one; raises SourceError if a package for it is missing.
+
+    transformers 5.23 takes it for a tiktoken file then, and names a third package.
+    """
     pieces = [name for name in ("spiece.model", "tokenizer.model") if (directory / name).is_file()]
     if not pieces or (directory / "tokenizer.json").is_file():
-        return
+        return None
     available = {"sentencepiece": is_sentencepiece_available(), "protobuf": is_protobuf_available()}
     missing = [name for name, there in available.items() if not there]
     if missing:
@@ -87,3 +91,16 @@ def _check_packages(directory: Path) -> None:
             f"{directory}: {pieces[0]} without a tokenizer.json is read with {' and '.join(missing)}: "
             f"pip install {' '.join(missing)}"
         )
+    return pieces[0]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SourceError(f"{path}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise SourceError(f"{path}: not a JSON object")
+    return content
