@@ -77,7 +77,7 @@ def load_pipeline(
             pipeline: Pipeline = pipeline_class.from_pretrained(
                 source,
                 scheduler=scheduler,
-                torch_dtype=torch.float32,
+                dtype=torch.float32,
                 use_safetensors=True,
                 local_files_only=True,
                 **components,
