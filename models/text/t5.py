@@ -61,8 +61,8 @@ class _T5Encoder(nn.Module):
         super().__init__()
         self.model = model
         attention = model.encoder.block[0].layer[0].SelfAttention
-        # T5Attention.compute_bias takes the integer part of a logarithm, which is a whole number at some distances:
-        # another runtime's logarithm, one unit less, gives another bucket. Stored, the buckets are torch's own.
+        # T5Attention.compute_bias takes the integer part of a logarithm that is a whole number at distances of 16, 32
+        # and 64: a backend that gives one unit less there would take another bucket. Stored, they are torch's own.
         distance = torch.arange(1 - tokens, tokens)  # key position - query position
         buckets = attention._relative_position_bucket(
             distance,
