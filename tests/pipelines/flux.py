@@ -12,11 +12,14 @@ from tests.pipelines.vae import random_vae
 from tests.pipelines.weights import spread_weights
 
 
-def random_flux_transformer(*, guidance: bool = True, layers: int = 2, seed: int = 10) -> FluxTransformer2DModel:
+def random_flux_transformer(
+    *, guidance: bool = True, layers: int = 2, out_channels: int | None = None, seed: int = 10
+) -> FluxTransformer2DModel:
     """`layers` double and as many single blocks of width 64, for 16 latent channels and texts of width 32."""
     transformer = FluxTransformer2DModel(
         patch_size=1,
         in_channels=64,
+        out_channels=out_channels,
         num_layers=layers,
         num_single_layers=layers,
         attention_head_dim=16,
@@ -47,6 +50,7 @@ def make_flux(
     directory: Path,
     *,
     schnell: bool = False,
+    layers: int = 2,
     dtype: torch.dtype = torch.float32,
     max_shard_size: str = "10GB",
 ) -> Path:
@@ -60,7 +64,7 @@ def make_flux(
         tokenizer=CLIPTokenizer.from_pretrained(tokenizer),
         text_encoder_2=random_t5(tokenizer_2),
         tokenizer_2=T5TokenizerFast.from_pretrained(tokenizer_2),
-        transformer=random_flux_transformer(guidance=not schnell),
+        transformer=random_flux_transformer(guidance=not schnell, layers=layers),
     )
     pipeline.to(dtype).save_pretrained(directory, max_shard_size=max_shard_size)
     return directory

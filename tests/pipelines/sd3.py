@@ -41,6 +41,7 @@ def make_sd3(
     *,
     sd35: bool = False,
     t5: bool = True,
+    layers: int = 3,
     dtype: torch.dtype = torch.float32,
     max_shard_size: str = "10GB",
 ) -> Path:
@@ -50,7 +51,7 @@ def make_sd3(
     tokenizer_3 = make_t5_tokenizer(directory / "tokenizer_3") if t5 else None
     large, larger = WIDTHS
     pipeline = StableDiffusion3Pipeline(
-        transformer=random_sd3_transformer(sd35=sd35),
+        transformer=random_sd3_transformer(sd35=sd35, layers=layers),
         scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=3.0),
         vae=random_vae(16, scaling_factor=1.5305, shift_factor=0.0609, quant_conv=False),
         text_encoder=random_clip_with_projection(tokenizer, width=large, activation="quick_gelu"),
