@@ -8,6 +8,7 @@ MAKEFLAGS += --no-builtin-rules
 PYTHON ?= python3.11
 MODEL ?= emoji-dit
 LABEL ?= food-fruit
+PROMPT ?= red heart
 SEED ?= 7
 
 venv := .venv
@@ -15,6 +16,7 @@ bin := $(venv)/bin
 installed := $(venv)/.installed
 name := $(if $(filter emoji-dit,$(MODEL)),emoji,$(MODEL))
 bundle := build/$(name)
+what := $(if $(filter emoji-dit,$(MODEL)),--label $(LABEL),-p "$(PROMPT)") -s $(SEED)
 
 compiler_sources := $(shell find export models runtime/latentc -name '*.py' -not -path '*/checkpoints/*')
 checkpoint_files := $(wildcard models/ldm/checkpoints/$(MODEL)/*.json models/ldm/checkpoints/$(MODEL)/*/*)
@@ -31,7 +33,7 @@ $(installed): pyproject.toml runtime/pyproject.toml constraints.txt
 	test -x $(bin)/python || $(PYTHON) -m venv $(venv)
 	$(bin)/python -m pip install --quiet --disable-pip-version-check --upgrade --constraint constraints.txt pip
 	$(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group dev
-	$(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable "./runtime[cpu]"
+	$(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable "./runtime[cpu,text,image]"
 	touch $@
 
 .PHONY: lock
@@ -41,7 +43,7 @@ lock: ## writes constraints.txt from what .venv holds
 	mv constraints.tmp constraints.txt
 
 .PHONY: sample
-sample: build/sample.png ## exports the shipped model, builds it and draws build/sample.png
+sample: build/sample.png ## exports a shipped model and draws build/sample.png (MODEL=emoji-flux PROMPT="red heart")
 
 $(bundle)/manifest.json: $(installed) $(compiler_sources) $(checkpoint_files)
 	$(bin)/python -m export $(MODEL) --output $(bundle)
@@ -50,8 +52,14 @@ $(bundle)/engines/.built: $(bundle)/manifest.json
 	$(bin)/latentc build $(bundle) --backend onnxruntime
 	touch $@
 
-build/sample.png: $(bundle)/engines/.built
-	$(bin)/latentc sample $(bundle) --label $(LABEL) -s $(SEED) -b 4 -o $@
+# Drawn again when something else is asked for: the file holds the request, and is touched when that changes.
+.PHONY: FORCE
+build/.sample: FORCE
+	@mkdir -p build
+	@echo '$(bundle) $(what)' | cmp -s - $@ || echo '$(bundle) $(what)' > $@
+
+build/sample.png: $(bundle)/engines/.built build/.sample
+	$(bin)/latentc sample $(bundle) $(what) -b 4 -o $@
 
 .PHONY: test
 test: lint ## runs everything that CI runs
@@ -72,6 +80,10 @@ format: $(installed) ## formats the code
 .PHONY: train
 train: $(installed) ## trains the shipped model from nothing (two hours); resumes where it was stopped
 	OMP_WAIT_POLICY=PASSIVE $(bin)/python -m models.ldm.train $(if $(shell command -v c++),--compile)
+
+.PHONY: families
+families: $(installed) ## draws with every family and writes the README's table of them
+	$(bin)/python -m benchmarks.families
 
 .PHONY: evaluate
 evaluate: $(installed) ## measures the shipped model and rewrites the figures of its card

@@ -50,6 +50,18 @@ ALIASES: Mapping[str, SolverChoice] = {
     "unipc": SolverChoice("UniPCMultistepScheduler", {}),
 }
 
+# The same names for a flow model (arXiv 2209.03003, 2403.03206): schedulers of its own, or a solver on its sigmas.
+_FLOW: Mapping[str, Setting] = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+FLOW_ALIASES: Mapping[str, SolverChoice] = {
+    "euler": SolverChoice("FlowMatchEulerDiscreteScheduler", {}),
+    "heun": SolverChoice("FlowMatchHeunDiscreteScheduler", {}),
+    "lcm": SolverChoice("FlowMatchLCMScheduler", {}),
+    **{
+        name: SolverChoice(ALIASES[name].scheduler, {**ALIASES[name].settings, **_FLOW})
+        for name in ("deis", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "sa", "unipc")
+    },
+}
+
 
 @dataclass(frozen=True)
 class Solver:
@@ -67,12 +79,13 @@ def own_solver(scheduler: SchedulerMixin) -> Solver:
     """The source's own scheduler, with its own settings, under its alias where one says the same."""
     matching = [
         alias
-        for alias, choice in ALIASES.items()
+        for alias, choice in _aliases(scheduler).items()
         if type(scheduler).__name__ == choice.scheduler
         and all(scheduler.config.get(key) == value for key, value in choice.settings.items())
     ]
     # The most specific one: a source with Karras's sigmas is dpmpp_2m_karras, not dpmpp_2m.
-    name = max(matching, key=lambda alias: len(ALIASES[alias].settings), default=type(scheduler).__name__)
+    aliases = _aliases(scheduler)
+    name = max(matching, key=lambda alias: len(aliases[alias].settings), default=type(scheduler).__name__)
     return Solver(name, scheduler)
 
 
@@ -83,16 +96,36 @@ def solver_from_name(name: str, source: SchedulerMixin) -> Solver:
     predicts (a flow solver for an ε-model, say). diffusers' own `compatibles` is not asked: it leaves
     out LCM, TCD and SA, which do work.
     """
-    choice = ALIASES.get(name, SolverChoice(name, {}))
-    if name not in ALIASES and not name.endswith("Scheduler"):
-        near = difflib.get_close_matches(name, ALIASES, n=1)
+    aliases = _aliases(source)
+    choice = aliases.get(name, SolverChoice(name, {}))
+    if name not in aliases and not name.endswith("Scheduler"):
+        near = difflib.get_close_matches(name, aliases, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise SourceError(f"unknown solver {name!r}; known: {', '.join(ALIASES)}, or a diffusers class{hint}")
+        kind = " for a flow model" if aliases is FLOW_ALIASES else ""
+        raise SourceError(f"unknown solver {name!r}{kind}; known: {', '.join(aliases)}, or a diffusers class{hint}")
     wanted = scheduler_class(choice.scheduler)
     reason = _why_unsuitable(wanted, source)
     if reason:
         raise SourceError(f"{wanted.__name__} cannot solve what {type(source).__name__} was trained for: {reason}")
-    return Solver(name, wanted.from_config(source.config, **choice.settings))
+    if type(source) is wanted and all(source.config.get(key) == value for key, value in choice.settings.items()):
+        return Solver(name, source)
+    settings = {**choice.settings, **(_shift(wanted, source) if aliases is FLOW_ALIASES else {})}
+    return Solver(name, wanted.from_config(source.config, **settings))
+
+
+def _aliases(source: SchedulerMixin) -> Mapping[str, SolverChoice]:
+    return FLOW_ALIASES if _is_flow(source) else ALIASES
+
+
+def _is_flow(source: SchedulerMixin) -> bool:
+    return type(source).__name__.startswith("FlowMatch") or bool(source.config.get("use_flow_sigmas"))
+
+
+def _shift(wanted: type[SchedulerMixin], source: SchedulerMixin) -> dict[str, Setting]:
+    """The source's static shift of the sigmas by the name that `wanted` has for it."""
+    shift = source.config.get("shift", source.config.get("flow_shift", 1.0))
+    takes = inspect.signature(wanted.__init__).parameters
+    return {name: shift for name in ("shift", "flow_shift") if name in takes}
 
 
 def _why_unsuitable(wanted: type[SchedulerMixin], source: SchedulerMixin) -> str | None:
@@ -100,8 +133,9 @@ def _why_unsuitable(wanted: type[SchedulerMixin], source: SchedulerMixin) -> str
     takes = inspect.signature(wanted.__init__).parameters
     if isinstance(source, wanted):
         return None
-    if type(source).__name__.startswith("FlowMatch"):
-        return None if wanted.__name__.startswith("FlowMatch") else "the model is a flow; take a FlowMatch… class"
+    if _is_flow(source):
+        suits = wanted.__name__.startswith("FlowMatch") or "use_flow_sigmas" in takes
+        return None if suits else "the model is a flow, and this class has no use_flow_sigmas"
     if "trained_betas" not in takes:
         return "the model has a schedule of betas, and this class takes none"
     prediction = source.config.get("prediction_type", "epsilon")

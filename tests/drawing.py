@@ -1,17 +1,23 @@
 """Draws with the runtime what a reference request asks for."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from latentc.request import Asked, resolve
-from latentc.session import open_session
+from latentc.session import open_session, trajectory_of_request
 
 from models.latent_diffusion import ReferenceRequest
 
 
-def draw(bundle_path: Path, solver: str, steps: int, request: ReferenceRequest) -> np.ndarray:
-    """The runtime's own loop: float32 [batch, 3, height, width]."""
+def draw(
+    bundle_path: Path, solver: str, steps: int, request: ReferenceRequest, timesteps: Sequence[float] | None = None
+) -> np.ndarray:
+    """The runtime's own loop: float32 [batch, 3, height, width]; `timesteps` tells the denoiser others than the table.
+
+    At least as many are given as calls are made.
+    """
     session = open_session(bundle_path, "onnxruntime")
     label = {"label": str(request.labels[0])} if request.labels else {}
     asked = Asked(
@@ -32,4 +38,11 @@ def draw(bundle_path: Path, solver: str, steps: int, request: ReferenceRequest) 
     resolved = resolve(session.bundle.manifest, asked)
     if request.labels:
         resolved = replace(resolved, labels=request.labels)
-    return session.draw(resolved, request.seed, pixels)
+    trajectory = trajectory_of_request(session.bundle, resolved, request.seed, pixels=pixels)
+    if timesteps is not None:
+        told = trajectory.per_call["timestep"]
+        told[:] = np.float32(timesteps[: len(told)])[:, None, None]
+    sampling = session.sampling(trajectory)
+    for _ in sampling.steps():
+        pass
+    return sampling.decode()

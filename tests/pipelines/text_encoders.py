@@ -70,7 +70,11 @@ def random_t5(tokenizer: Path, *, width: int = 32, layers: int = 2, seed: int = 
         feed_forward_proj="gated-gelu",
         tie_word_embeddings=False,
     )
-    return _spread(T5EncoderModel(config), seed)
+    model = _spread(T5EncoderModel(config), seed)
+    with torch.no_grad():
+        for block in model.encoder.block:  # T5 does not scale its scores: the factor is in these weights from the start
+            block.layer[0].SelfAttention.q.weight.mul_(config.d_kv**-0.5)
+    return model
 
 
 def random_gemma2(
