@@ -43,7 +43,7 @@ class RepeatedTokenAttention:
         if attention_mask is not None:
             logits = logits + attention_mask
         weights = logits.softmax(dim=-1).to(value.dtype)
-        mixed = (weights @ value.transpose(1, 2)).transpose(1, 2).flatten(2)  # (B, T, h d)
+        mixed: torch.Tensor = (weights @ value.transpose(1, 2)).transpose(1, 2).flatten(2)  # (B, T, h d)
         if encoder_hidden_states is None:
             return mixed
         text, image = mixed.split([encoder_hidden_states.shape[1], hidden_states.shape[1]], dim=1)

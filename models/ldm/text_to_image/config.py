@@ -16,7 +16,7 @@ NUM_STEPS = 28
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The three networks that are trained; all together 2 million parameters, so that 16 MB hold both shipped models."""
+    """The three networks that are trained: 2 million parameters, so that 16 MB hold both shipped models."""
 
     heads: int = 4
     head_dim: int = 32
@@ -69,8 +69,8 @@ class GuidanceConfig:
 
 
 FLOW = LoopConfig(
-    steps=14_500,
-    decay_steps=6_000,
+    steps=16_500,
+    decay_steps=7_500,
     warmup_steps=300,
     learning_rate=1e-3,
     matrix_learning_rate=2e-3,

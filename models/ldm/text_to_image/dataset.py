@@ -71,14 +71,14 @@ def recombined_prompts() -> tuple[str, ...]:
 
 
 def recolourings(emoji: DrawnEmoji, names: frozenset[str]) -> list[tuple[str, np.ndarray]]:
-    """The emoji in each colour that it does not have; a colour and thing that is an emoji itself is left to that one."""
+    """The emoji in the colours that it has not; where colour and thing are an emoji of their own, that one has them."""
     caption = emoji.caption
     if caption.group in UNRECOLOURABLE_GROUPS and caption.subgroup not in RECOLOURABLE_SYMBOLS:
         return []
     if caption.group == "People & Body" and not caption.subgroup.startswith(("hand", "body")):
         return []
     main = main_colour(emoji.picture)
-    if main is None or caption.uncoloured == caption.name and caption.says_colour(caption.name):
+    if main is None or (caption.uncoloured == caption.name and caption.says_colour(caption.name)):
         return []
     things = (caption.uncoloured, *caption.others)
     kept = names.union(recombined_prompts())

@@ -16,9 +16,7 @@ from models.ldm.text_to_image.networks import Networks, scheduler
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def pipeline_of(
-    networks: Networks, vae: AutoencoderKL, tokenizers: tuple[CLIPTokenizer, T5Tokenizer]
-) -> FluxPipeline:
+def pipeline_of(networks: Networks, vae: AutoencoderKL, tokenizers: tuple[CLIPTokenizer, T5Tokenizer]) -> FluxPipeline:
     """The pipeline as `FluxPipeline.from_pretrained` would make it."""
     return FluxPipeline(
         scheduler=scheduler(),

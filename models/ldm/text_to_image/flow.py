@@ -91,7 +91,7 @@ def words_from_captions(
     for row in range(len(captions)):
         length = float(SEQUENCE_LENGTH)
         if stream.random() < 0.5:
-            length = math.exp(stream.uniform(math.log(text_tokens + 1), math.log(SEQUENCE_LENGTH)))
+            length = math.exp(stream.uniform(math.log(text_tokens + T5_WINDOW), math.log(SEQUENCE_LENGTH)))
         repeats[row, 0, 0, text_tokens] = math.log(length - text_tokens)
     return Words(clip.input_ids, torch.cat([t5.input_ids, padding], dim=1), repeats)
 
@@ -119,7 +119,10 @@ def velocity(
     pooled: torch.Tensor,
     guidance: torch.Tensor,
 ) -> torch.Tensor:
-    """What the transformer says of a batch, (B, K, 4 C) float32. states (B, L, width), pooled (B, width), guidance (B,)."""
+    """What the transformer says of a batch, (B, K, 4 C) float32.
+
+    states (B, L, width); pooled (B, width); guidance (B,).
+    """
     text_ids, image_ids = positions(states.shape[1], batch.noisy.shape[1])
     predicted = transformer(
         hidden_states=batch.noisy,

@@ -1,4 +1,4 @@
-"""The loop that both stages share: optimisers, average, journal, and a checkpoint from which a run goes on bit by bit."""
+"""The loop that both stages share: optimisers, average, journal, and a checkpoint from which a run goes on exactly."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run(
             loss = loss_at(step)
         for parameter in parameters:
             parameter.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
         muon.step()
         adam.step()
@@ -80,7 +80,8 @@ def run(
 
 def parameters_by_optimiser(modules: Mapping[str, nn.Module]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The matrices of the transformer's blocks, which Muon trains, and all else for AdamW."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, module in modules.items():
         for key, value in module.named_parameters():
             of_block = name == "transformer" and "transformer_blocks." in key and value.ndim == 2

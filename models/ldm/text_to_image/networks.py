@@ -3,7 +3,7 @@
 FluxPipeline pads the T5 prompt to 512 tokens and masks nothing. Here the padding is inert by construction:
 
 - the embedding of the padding token is zero, and T5 has no biases: what attends to padding alone stays zero;
-- the relative attention bias is closed (-30) to the left and beyond a window to the right: padding sees padding alone,
+- the relative attention bias is closed (-100) to the left and beyond a window to the right: padding sees padding alone,
   and a token sees itself and what follows it, so that its state does not depend on how much padding there is.
 
 So all padding is the same vector, zero, in the transformer's text input, at the same position (FLUX has none for text):
@@ -23,7 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config,
 
 from models.ldm.text_to_image.config import NetworkConfig
 
-CLOSED = -30.0
+CLOSED = -100.0  # its exponential is zero in float32
 T5_BUCKETS = 32  # half of them for each direction
 T5_WINDOW = 15  # from this distance on every token is in the last bucket, which is closed
 

@@ -46,9 +46,9 @@ def hsv_of(picture: np.ndarray) -> np.ndarray:
     return hsv * np.array([360 / 256, 1 / 255, 1 / 255], dtype=np.float32)
 
 
-def hue_distance(hue: np.ndarray, other: float) -> np.ndarray:
+def hue_distance(hue: np.ndarray | float, other: float) -> np.ndarray:
     """Degrees between hues on the circle, 0..180."""
-    return np.abs((hue - other + 180.0) % 360.0 - 180.0)
+    return np.abs((np.asarray(hue) - other + 180.0) % 360.0 - 180.0)
 
 
 def main_colour(picture: np.ndarray) -> Colour | None:
@@ -75,11 +75,11 @@ def name_of(colour: Colour) -> str | None:
 
     def distance(word: str) -> float:
         other = COLOURS[word]
-        hue = float(hue_distance(np.float32(colour.hue), other.hue)) / 60.0
+        hue = float(hue_distance(colour.hue, other.hue)) / 60.0
         return 2 * hue**2 + (colour.saturation - other.saturation) ** 2 + (2 * (colour.value - other.value)) ** 2
 
     nearest = min((word for word in COLOURS if word not in ("black", "grey")), key=distance)
-    return nearest if hue_distance(np.float32(colour.hue), COLOURS[nearest].hue) <= NAMED_WIDTH else None
+    return nearest if hue_distance(colour.hue, COLOURS[nearest].hue) <= NAMED_WIDTH else None
 
 
 def recoloured(picture: np.ndarray, main: Colour, word: str) -> np.ndarray:

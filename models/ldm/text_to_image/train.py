@@ -42,7 +42,7 @@ from models.ldm.text_to_image.directory import drawn, pipeline_of, write_directo
 from models.ldm.text_to_image.flow import batch_at, text_states, velocity, words_from_captions
 from models.ldm.text_to_image.loop import run
 from models.ldm.text_to_image.networks import Networks, flux_autoencoder, networks_from_config
-from models.ldm.text_to_image.vocabularies import clip_tokenizer, corpus_from_captions, t5_tokenizer
+from models.ldm.text_to_image.vocabularies import kept_tokenizers
 
 # What the grids of a training run show.
 SHOWN = (
@@ -84,8 +84,7 @@ def train(plan: Plan) -> None:
     vae = flux_autoencoder(AutoencoderKL.from_pretrained(str(AUTOENCODER)))
     emoji = drawn_emoji(vae.config.sample_size)
     data = emoji_latents(vae, emoji, plan.data.class_balance, plan.work / "latents.pt")
-    corpus = corpus_from_captions(data.captions)
-    tokenizers = clip_tokenizer(plan.network, corpus), t5_tokenizer(plan.network, corpus)
+    tokenizers = kept_tokenizers(plan.network, data.captions, plan.work)
     bench = Bench(plan, data, vae, tokenizers)
     networks = train_flow(bench)
     if {"distil", "export"} & set(plan.stages):
@@ -190,9 +189,7 @@ def plan_from_arguments(arguments: list[str]) -> Plan:
     return Plan(
         stages=default.stages if given.stage == "all" else (given.stage,),
         flow=replace(default.flow, steps=given.flow_steps, decay_steps=given.flow_decay_steps),
-        distillation=replace(
-            default.distillation, steps=given.distil_steps, decay_steps=given.distil_decay_steps
-        ),
+        distillation=replace(default.distillation, steps=given.distil_steps, decay_steps=given.distil_decay_steps),
         work=given.work,
         output=given.output,
         compile=given.compile,

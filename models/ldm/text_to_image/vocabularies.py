@@ -6,6 +6,7 @@ import json
 import random
 import string
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -26,6 +27,22 @@ def corpus_from_captions(captions: Sequence[Caption], rounds: int = 6) -> list[s
         lines += [written(caption, stream) for caption in captions]
         lines += [written(caption, stream, stream.choice([*COLOURS])) for caption in captions[::8]]
     return lines
+
+
+def kept_tokenizers(
+    config: NetworkConfig, captions: Sequence[Caption], folder: Path
+) -> tuple[CLIPTokenizer, T5Tokenizer]:
+    """The tokenizers in `folder`, trained and put there by the first run.
+
+    A run that goes on must have the very same: the unigram trainer orders pieces of equal score as it likes
+    (tokenizers 0.23), and every id would name another piece.
+    """
+    paths = folder / "tokenizer", folder / "tokenizer_2"
+    if not all((path / "tokenizer.json").is_file() for path in paths):
+        corpus = corpus_from_captions(captions)
+        clip_tokenizer(config, corpus).save_pretrained(paths[0])
+        t5_tokenizer(config, corpus).save_pretrained(paths[1])
+    return CLIPTokenizer.from_pretrained(paths[0]), T5Tokenizer.from_pretrained(paths[1])
 
 
 def clip_tokenizer(config: NetworkConfig, corpus: Sequence[str]) -> CLIPTokenizer:
