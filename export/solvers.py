@@ -72,7 +72,7 @@ class Solver:
 
     def fresh(self) -> SchedulerMixin:
         """A scheduler of the same settings that has not stepped yet (schedulers keep state between steps)."""
-        return type(self.scheduler).from_config(self.scheduler.config)
+        return type(self.scheduler).from_config(_known(type(self.scheduler), self.scheduler.config))
 
 
 def own_solver(scheduler: SchedulerMixin) -> Solver:
@@ -110,7 +110,13 @@ def solver_from_name(name: str, source: SchedulerMixin) -> Solver:
     if type(source) is wanted and all(source.config.get(key) == value for key, value in choice.settings.items()):
         return Solver(name, source)
     settings = {**choice.settings, **(_shift(wanted, source) if aliases is FLOW_ALIASES else {})}
-    return Solver(name, wanted.from_config(source.config, **settings))
+    return Solver(name, wanted.from_config(_known(wanted, source.config), **settings))
+
+
+def _known(wanted: type[SchedulerMixin], config: Mapping[str, Setting]) -> dict[str, Setting]:
+    """The settings that `wanted` has; diffusers warns of every other one, each time."""
+    takes = inspect.signature(wanted.__init__).parameters
+    return {name: value for name, value in config.items() if name in takes}
 
 
 def _aliases(source: SchedulerMixin) -> Mapping[str, SolverChoice]:
