@@ -67,6 +67,7 @@ class Plan:
     output: Path = CHECKPOINT
     compile: bool = False
     bfloat16: bool = True
+    shown: tuple[str, ...] = SHOWN
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,9 @@ def save_examples(bench: Bench, networks: Networks, true_guidance: float, path: 
     guidance = 1.0 if true_guidance > 1.0 else 3.5
     networks.train(False)
     pipe = pipeline_of(networks, bench.vae, bench.tokenizers)
-    pictures = drawn(pipe, list(SHOWN), 0, 20, guidance, true_guidance, sequence_length=64)
+    pictures = drawn(
+        pipe, list(bench.plan.shown), 0, 20, guidance, true_guidance, 64, size=bench.vae.config.sample_size
+    )
     networks.train(True)
     save_grid(pictures, path, columns=8)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import torch
 from transformers import CLIPTokenizer, T5Tokenizer
@@ -37,6 +38,7 @@ CAPTIONS = (
 )
 
 
+@cache
 def tokenizers() -> tuple[CLIPTokenizer, T5Tokenizer]:
     corpus = corpus_from_captions(CAPTIONS)
     return clip_tokenizer(NETWORK, corpus), t5_tokenizer(NETWORK, corpus)
