@@ -4,7 +4,10 @@ Legend: rows = guidance branches × batch, C/H/W = latents, tokens and width = o
 Knows no pipeline: what else a pipeline hands to its U-Net (size conditioning, a guidance scale) is its family's.
 """
 
+import contextlib
 import math
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -62,10 +65,25 @@ def size_multiple(unet: UNet2DConditionModel) -> int:
 
 
 def prepare_for_trace(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """Frequencies as stored numbers, and upsampling without limits of rows and pixels; in place, numbers unchanged."""
+    """Frequencies as stored numbers, upsampling without limits of rows and pixels; in place, numbers unchanged."""
     store_timestep_frequencies(unet)
     replace_upsampling(unet)
+
+    def time_embedding(sample: Tensor, timestep: Tensor) -> Tensor:  # timestep has its [rows] already
+        embedded: Tensor = unet.time_proj(timestep)
+        return embedded
+
+    # diffusers 0.42.1 expands the timestep to sample.shape[0]: everything that it leads to would be of the loop.
+    unet.get_time_embed = time_embedding
     return unet
+
+
+@contextlib.contextmanager
+def without_deprecations() -> Iterator[None]:
+    """Holds back diffusers' advice to publishers of checkpoints, such as that a config is of an old kind."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 class GuidanceEmbedding(nn.Module):

@@ -30,6 +30,7 @@ from models.unet import default_size, load_unet, size_multiple
 
 DEFAULT_STEPS = 50  # StableDiffusionXLPipeline.__call__(num_inference_steps=50, guidance_scale=5.0)
 DEFAULT_SCALE = 5.0
+DEFAULT_STRENGTH = 0.3  # StableDiffusionXLImg2ImgPipeline.__call__(strength=0.3)
 
 
 class SDXL:
@@ -76,6 +77,7 @@ class SDXL:
             denoiser=SDXLDenoiser(unet, factor),
             decoder=KLDecoder(vae),
             encoder=KLEncoder(vae),
+            default_strength=DEFAULT_STRENGTH,
             conditioning=(*conditioning, GUIDANCE) if distilled else conditioning,
             scheduler=scheduler,
             latent_shape=(channels, height, width),

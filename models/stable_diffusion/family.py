@@ -16,7 +16,7 @@ from models.sizes import sizes_around
 from models.stable_diffusion.modules import UNetDenoiser
 from models.stable_diffusion.reference import reference_image
 from models.text.clip import clip_encoder
-from models.unet import default_size, load_unet, size_multiple
+from models.unet import default_size, load_unet, size_multiple, without_deprecations
 
 
 class StableDiffusion:
@@ -42,16 +42,17 @@ class StableDiffusion:
             )
         scheduler = load_scheduler(source)
         # The constructor corrects configs of old checkpoints in place: steps_offset, clip_sample, sample_size.
-        pipeline = StableDiffusionPipeline(
-            vae=None,
-            text_encoder=clip,
-            tokenizer=None,
-            unet=unet,
-            scheduler=scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+        with without_deprecations():
+            pipeline = StableDiffusionPipeline(
+                vae=None,
+                text_encoder=clip,
+                tokenizer=None,
+                unet=unet,
+                scheduler=scheduler,
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+            )
         merge_pipeline_loras(pipeline, loras)
         height, width = default_size(unet)
         factor = latent_factor(vae)

@@ -16,22 +16,24 @@ from torch import Tensor
 from models.components import load_pipeline
 from models.latent_diffusion import Lora, ReferenceRequest
 from models.lora import load_pipeline_loras
+from models.unet import without_deprecations
 
 
 def reference_image(
     source: Path, scheduler: SchedulerMixin, request: ReferenceRequest, loras: Sequence[Lora] = ()
 ) -> Tensor:
     """Runs the pipeline on the CPU in float32, adapters beside the weights: [batch, 3, height, width] in [0, 1]."""
-    pipeline = load_pipeline(
-        StableDiffusionPipeline if request.init_image is None else StableDiffusionImg2ImgPipeline,
-        source,
-        scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    load_pipeline_loras(pipeline, loras)
-    return run_pipeline(pipeline, request)
+    with without_deprecations():
+        pipeline = load_pipeline(
+            StableDiffusionPipeline if request.init_image is None else StableDiffusionImg2ImgPipeline,
+            source,
+            scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        load_pipeline_loras(pipeline, loras)
+        return run_pipeline(pipeline, request)
 
 
 def run_pipeline(pipeline: DiffusionPipeline, request: ReferenceRequest) -> Tensor:

@@ -40,13 +40,13 @@ def make_latent_text_to_image(
     dtype: torch.dtype = torch.float32,
     max_shard_size: str = "10GB",
 ) -> Path:
-    """Writes a pipeline of 4×4 latents, 32×32 pixels, with a KL autoencoder or a quantised one."""
+    """Writes a pipeline of 8×8 latents, 64×64 pixels, with a KL autoencoder or a quantised one."""
     tokenizer = make_bert_tokenizer(directory / "tokenizer")
     pipeline = LDMTextToImagePipeline(
         vqvae=random_vqvae() if quantised else random_vae(levels=4),
         bert=random_ldm_bert(tokenizer),
         tokenizer=BertTokenizer.from_pretrained(tokenizer),
-        unet=random_unet(sample_size=4),
+        unet=random_unet(),
         scheduler=scheduler or DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
     )
     pipeline.to(dtype).save_pretrained(directory, max_shard_size=max_shard_size)

@@ -3,7 +3,12 @@
 from pathlib import Path
 
 import torch
-from diffusers import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline
+from diffusers import (
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from transformers import CLIPTokenizer
 
@@ -13,6 +18,22 @@ from tests.pipelines.tokenizers import make_clip_tokenizer
 from tests.pipelines.vae import random_vae
 
 CLIP_L, CLIP_G, PROJECTION, SIZE_CHANNELS = 32, 48, 40, 8
+
+
+def random_sdxl_unet(**config: object) -> UNet2DConditionModel:
+    """Text of both CLIPs, pooled text and six size numbers; two levels, the second with two attention layers."""
+    return random_unet(
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 4),
+        transformer_layers_per_block=(1, 2),
+        use_linear_projection=True,
+        cross_attention_dim=CLIP_L + CLIP_G,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=SIZE_CHANNELS,
+        projection_class_embeddings_input_dim=PROJECTION + 6 * SIZE_CHANNELS,
+        **config,
+    )
 
 
 def base_scheduler() -> SchedulerMixin:
@@ -39,25 +60,13 @@ def make_sdxl(
         make_clip_tokenizer(directory / "tokenizer"),
         make_clip_tokenizer(directory / "tokenizer_2", pad="!"),
     ]
-    unet = random_unet(
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=(2, 4),
-        transformer_layers_per_block=(1, 2),
-        use_linear_projection=True,
-        cross_attention_dim=CLIP_L + CLIP_G,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=SIZE_CHANNELS,
-        projection_class_embeddings_input_dim=PROJECTION + 6 * SIZE_CHANNELS,
-        time_cond_proj_dim=16 if distilled else None,
-    )
     pipeline = StableDiffusionXLPipeline(
         vae=random_vae(scaling_factor=0.13025),
         text_encoder=random_clip(tokenizers[0], width=CLIP_L),
         text_encoder_2=random_clip_with_projection(tokenizers[1], width=CLIP_G, projection=PROJECTION),
         tokenizer=CLIPTokenizer.from_pretrained(tokenizers[0]),
         tokenizer_2=CLIPTokenizer.from_pretrained(tokenizers[1]),
-        unet=unet,
+        unet=random_sdxl_unet(time_cond_proj_dim=16 if distilled else None),
         scheduler=scheduler or base_scheduler(),
         force_zeros_for_empty_prompt=force_zeros,
         add_watermarker=False,

@@ -5,7 +5,14 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, LCMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    DDIMScheduler,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from transformers import CLIPTokenizer
 
@@ -66,13 +73,14 @@ def make_stable_diffusion(
 ) -> Path:
     """Writes a pipeline of 8×8 latents, 32×32 pixels. Version 2 predicts v, with CLIP-H's tokenizer and activation.
 
-    `distilled` adds the guidance input of LCM to the U-Net, and LCM's scheduler.
+    `distilled` is LatentConsistencyModelPipeline: a U-Net with a guidance input, and LCM's scheduler.
     """
     tokenizer = make_clip_tokenizer(directory / "tokenizer", pad="!" if version == 2 else "<|endoftext|>")
     of_version = {"use_linear_projection": True, "attention_head_dim": (2, 4)} if version == 2 else {}
     if scheduler is None:
         scheduler = lcm_scheduler() if distilled else v2_scheduler() if version == 2 else v1_scheduler()
-    pipeline = StableDiffusionPipeline(
+    pipeline_class = LatentConsistencyModelPipeline if distilled else StableDiffusionPipeline
+    pipeline = pipeline_class(
         vae=random_vae(),
         text_encoder=random_clip(tokenizer, activation="gelu" if version == 2 else "quick_gelu"),
         tokenizer=CLIPTokenizer.from_pretrained(tokenizer),
@@ -87,8 +95,6 @@ def make_stable_diffusion(
     index = json.loads((directory / "model_index.json").read_text())
     index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]  # named, and not read
     index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
-    if distilled:
-        index["_class_name"] = "LatentConsistencyModelPipeline"
     (directory / "model_index.json").write_text(json.dumps(index, indent=2))
     return directory
 
