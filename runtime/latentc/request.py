@@ -96,6 +96,8 @@ def _refuse_text(manifest: Manifest, asked: Asked) -> None:
 def _count(asked: Asked, texts: int, batch: int | None) -> int:
     """Pictures of each text; all of them together are within bounds, and as many as given latents."""
     each = asked.count if asked.count is not None else max(1, (batch or texts) // texts)
+    if texts > MAX_IMAGES:
+        raise RequestError(f"{texts} times -p is out of range; give at most {MAX_IMAGES}")
     if not 1 <= each * texts <= MAX_IMAGES:
         raise RequestError(f"-b {each} is out of range; give 1 to {MAX_IMAGES // texts}")
     if batch is not None and each * texts != batch:
