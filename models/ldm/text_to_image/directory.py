@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import cast
@@ -36,6 +37,11 @@ def write_directory(pipe: FluxPipeline, folder: Path) -> int:
     """
     pipe.to(torch.float16)
     pipe.save_pretrained(folder)
+    for encoder in ("text_encoder", "text_encoder_2"):
+        # transformers 5 loads in the type that the config names, diffusers 0.42 in float32: unlike types do not add up.
+        config = folder / encoder / "config.json"
+        entries = json.loads(config.read_text(encoding="utf-8")) | {"dtype": "float32"}
+        config.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
     weights = folder / "vae" / WEIGHTS
     if folder.parent.resolve() == AUTOENCODER.parents[1].resolve():
         weights.unlink()
