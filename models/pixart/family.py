@@ -23,7 +23,7 @@ from models.lora import merge_loras
 from models.pixart.modules import AdaptablePixArt, PixArtDenoiser
 from models.pixart.reference import reference_image
 from models.sizes import sizes_around
-from models.text.t5 import t5_encoder
+from models.text.t5 import T5_OVERFLOWS, t5_encoder
 
 HIDDEN, MASK = "t5_hidden", "t5_mask"
 DEFAULT_STEPS = 20  # both pipelines' __call__(num_inference_steps=20, guidance_scale=4.5)
@@ -88,7 +88,7 @@ class PixArt:
             default_cfg_scale=DEFAULT_CFG_SCALE,
             text_encoders=(text_encoder,),
             sizes=sizes_around(size, config.patch_size),
-            overflows=self._kind.overflows,
+            overflows=(*self._kind.overflows, *T5_OVERFLOWS),
         )
 
     def reference_image(

@@ -29,11 +29,21 @@ LENGTH = 300  # SanaPipeline.__call__(max_sequence_length=300, num_inference_ste
 DEFAULT_STEPS = 20
 DEFAULT_CFG_SCALE = 4.5
 
+# Patterns are searched in a node's module path, which ends in the operator's name, and in the names of its weights.
 LINEAR_ATTENTION_OVERFLOW = KnownOverflow(
-    # The nodes that are the attention's own, not those of its projections (attn1.to_q/…): a path ends in the operator.
-    r"\.attn1?/[^/]+$",
-    "linear attention sums keys times values over all pixels, without a softmax that would bound them; diffusers casts "
-    "these products to float32 (SanaLinearAttnProcessor2_0, SanaMultiscaleAttnProcessor2_0)",
+    r"\.attn1/[^/]+$",  # the attention's own products; those of its projections are of attn1.to_q and so on
+    "linear attention sums keys times values over all pixels, and no softmax bounds them; diffusers casts them to "
+    "float32 (SanaLinearAttnProcessor2_0)",
+)
+AUTOENCODER_OVERFLOW = KnownOverflow(
+    r"vae\.decoder\b",
+    "the model cards run the DC-AE of float16 checkpoints in bfloat16; diffusers casts its linear attention to float32",
+)
+GEMMA_OVERFLOWS = (
+    KnownOverflow(
+        r"\.layers\.\d+/add", "Gemma 2: trained in bfloat16, and the model cards of SANA run it so: residual"
+    ),
+    KnownOverflow(r"mlp\.down_proj\b", "Gemma 2: trained in bfloat16: the feed-forward output, before its norm"),
 )
 
 
@@ -77,7 +87,7 @@ class Sana:
             default_cfg_scale=DEFAULT_CFG_SCALE,
             text_encoders=(text_encoder,),
             sizes=sizes_around(size, config.patch_size),
-            overflows=(LINEAR_ATTENTION_OVERFLOW,),
+            overflows=(LINEAR_ATTENTION_OVERFLOW, AUTOENCODER_OVERFLOW, *GEMMA_OVERFLOWS),
         )
 
     def reference_image(
