@@ -6,7 +6,8 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from diffusers.models.transformers.transformer_flux import FluxPosEmbed
 from torch import Tensor
 
-from models.flux.family import Flux
+from export.precision import Island
+from models.flux.family import RESIDUAL_OVERFLOW, Flux
 from models.flux.modules import FluxDenoiser, TurnsPosEmbed, pack, position_ids, unpack
 from tests.models.steps import TracedFamily, hoisted, session, traced_family, weights_of
 from tests.models.tracing import relative_error
@@ -104,3 +105,14 @@ def test_positions_text_and_modulation_leave_the_loop(traced: TracedFamily):
     assert not [name for name in stay if any(part in name for part in gone)]
     assert not [node.op_type for node in parts.denoise.graph if node.op_type in ("Cos", "Sin")]
     assert "denoiser.transformer.single_transformer_blocks.0.attn.to_k.weight" in stay
+
+
+def test_the_island_is_the_residual_stream_and_reads_no_large_weight(traced: TracedFamily):
+    island = Island(RESIDUAL_OVERFLOW.pattern, RESIDUAL_OVERFLOW.reason)
+    held = [node for node in traced.graph.graph if island.holds(node)]
+    assert {node.op_type for node in held} == {"Add", "Mul"}
+    gated = [node for node in held if node.op_type == "Add" and node.inputs[1].producer() in held]
+    # Attention and feed-forward of text and image, and the single block; the rest is modulation.
+    assert len(gated) == 5
+    sizes = [value.const_value.size for node in held for value in node.inputs if value.const_value is not None]
+    assert max(sizes, default=0) <= 1

@@ -6,6 +6,7 @@ from diffusers import SD3Transformer2DModel
 from torch import Tensor
 from torch.nn import functional
 
+from export.precision import Island
 from models.sd3.family import StableDiffusion3
 from models.sd3.modules import CroppedPositions, SD3Denoiser
 from tests.models.steps import TracedFamily, hoisted, session, traced_family, weights_of
@@ -102,3 +103,13 @@ def test_positions_text_and_modulation_leave_the_loop(traced: TracedFamily):
     gone = ("positions", "time_text_embed", "context_embedder", "norm1", "norm1_context", "norm_out")
     assert not [name for name in stay if any(part in name for part in gone)]
     assert "denoiser.transformer.transformer_blocks.0.attn2.to_k.weight" in stay
+
+
+def test_the_islands_are_the_residual_stream_and_the_last_feed_forward_outputs(traced: TracedFamily):
+    residual, outputs = (Island(known.pattern, known.reason) for known in traced.step.model.overflows[:2])
+    held = [node for node in traced.graph.graph if residual.holds(node)]
+    assert {node.op_type for node in held} == {"Add", "Mul"}
+    weights = {v.name for n in traced.graph.graph if outputs.holds(n) for v in n.inputs if v.const_value is not None}
+    block = "denoiser.transformer.transformer_blocks"
+    assert {f"{block}.0.ff.net.2.weight", f"{block}.0.ff_context.net.2.weight", f"{block}.1.ff.net.2.bias"} <= weights
+    assert not [name for name in weights if ".net.2." not in name]
