@@ -1,7 +1,9 @@
 """Loads one component of a diffusers directory: safetensors only, float32, eval mode, no network, no code."""
 
+import contextlib
 import importlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,15 +31,16 @@ def load_component(module_class: type[Module], source: Path, folder: str) -> Mod
             f"read: convert them with save_pretrained(safe_serialization=True)"
         )
     try:
-        module, info = module_class.from_pretrained(
-            source,
-            subfolder=folder,
-            torch_dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-        )
+        with _without_progress_bar():
+            module, info = module_class.from_pretrained(
+                source,
+                subfolder=folder,
+                torch_dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                low_cpu_mem_usage=False,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise SourceError(f"{directory}: {_first_line(error)}") from error
     # from_pretrained only warns of these, and fills what is missing with random numbers.
@@ -70,23 +73,29 @@ def load_pipeline(
     pipeline_class: type[Pipeline], source: Path, scheduler: SchedulerMixin, **components: ModelMixin
 ) -> Pipeline:
     """The diffusers pipeline itself in float32, as a reference: `components` take the place of the source's own."""
-    bar = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        with quiet():
-            pipeline: Pipeline = pipeline_class.from_pretrained(
-                source,
-                scheduler=scheduler,
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                **components,
-            )
-    finally:
-        if bar:
-            logging.enable_progress_bar()
+    with quiet(), _without_progress_bar():
+        pipeline: Pipeline = pipeline_class.from_pretrained(
+            source,
+            scheduler=scheduler,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            **components,
+        )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@contextlib.contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """Holds back the bar that diffusers draws while it loads shards."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _some(names: list[str]) -> str:

@@ -33,6 +33,7 @@ class GraphBuilder:
             ir.Node(
                 node.domain, node.op_type, inputs, list(node.attributes.values()),
                 overload=node.overload, outputs=results, version=node.version, name=node.name,
+                metadata_props=dict(node.metadata_props),  # the module that it was traced from: islands look for it
             )
         )  # fmt: skip
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from models.autoencoder import KLDecoder
 from models.components import load_component, load_scheduler
 from models.dit.modules import AdaptableDiT, DiTDenoiser
+from models.dit.original import restore_frequencies
 from models.dit.reference import reference_image
 from models.latent_diffusion import CLASS_LABELS, Labels, LatentDiffusion, Lora, ReferenceRequest, SourceError
 from models.lora import merge_loras
@@ -30,6 +31,7 @@ class DiT:
     def load(self, source: Path, loras: Sequence[Lora] = ()) -> LatentDiffusion:
         """Reads transformer/, vae/ and scheduler/; labels come from `id2label` of model_index.json."""
         transformer = load_component(AdaptableDiT, source, "transformer")
+        restore_frequencies(transformer, source)
         merge_loras(transformer, loras)
         vae = load_component(AutoencoderKL, source, "vae")
         store_timestep_frequencies(transformer)

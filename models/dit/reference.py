@@ -20,6 +20,7 @@ from torch import Tensor
 
 from models.components import load_component
 from models.dit.modules import AdaptableDiT
+from models.dit.original import restore_frequencies
 from models.latent_diffusion import Lora, ReferenceRequest
 from models.lora import load_loras
 
@@ -68,6 +69,7 @@ def reference_image(
 ) -> Tensor:
     """Runs DiTPipeline on the CPU in float32, adapters beside the weights: [batch, 3, height, width] in [0, 1]."""
     transformer = load_component(AdaptableDiT, source, "transformer")
+    restore_frequencies(transformer, source)
     load_loras(transformer, loras)
     generator = torch.Generator("cpu").manual_seed(request.seed)
     pipeline = DiTPipeline(

@@ -306,3 +306,14 @@ def test_the_cut_does_not_depend_on_the_hash_seed(tmp_path: Path) -> None:
         for seed in ("1", "2")
     }  # fmt: skip
     assert len(runs) == 1
+
+
+def test_nodes_keep_the_note_of_the_module_that_they_come_from() -> None:
+    """A family's float32 islands are found by it, after hoisting, too."""
+    model, note = adaln(), "pkg.torch.onnx.name_scopes"
+    for index, node in enumerate(model.graph):
+        node.metadata_props[note] = f"['', 'layer.{index}']"
+    parts = partition(model, {"x": LOOP, "t": SCHEDULE, "p": PROMPT}, CostModel(DIMS, part_bytes=0))
+    assert parts.schedule is not None
+    found = {node.metadata_props.get(note) for part in (parts.schedule, parts.denoise) for node in part.graph}
+    assert {node.metadata_props[note] for node in model.graph} <= found
