@@ -314,6 +314,7 @@ def test_nodes_keep_the_note_of_the_module_that_they_come_from() -> None:
     for index, node in enumerate(model.graph):
         node.metadata_props[note] = f"['', 'layer.{index}']"
     parts = partition(model, {"x": LOOP, "t": SCHEDULE, "p": PROMPT}, CostModel(DIMS, part_bytes=0))
-    assert parts.schedule is not None
-    found = {node.metadata_props.get(note) for part in (parts.schedule, parts.denoise) for node in part.graph}
+    graphs = [part.graph for part in (parts.prompt, parts.schedule, parts.denoise) if part is not None]
+    assert len(graphs) > 1
+    found = {node.metadata_props.get(note) for graph in graphs for node in graph}
     assert {node.metadata_props[note] for node in model.graph} <= found
