@@ -137,4 +137,6 @@ def _modules_with(module: nn.Module, adapter: str) -> set[str]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """torch's own first line of a mismatch names no tensor, the second one does."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])

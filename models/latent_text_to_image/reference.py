@@ -5,12 +5,14 @@ U-Net's input (scale_model_input), and it passes the scheduler no generator. `Sc
 what every later pipeline does, and the noise comes in scaled; with DDIM, PNDM and DPM-Solver++ no number changes
 (tests/models/latent_text_to_image/test_family.py compares it with the bare pipeline).
 
-One generator draws the initial noise [batch, C, H, W], then the solver's. Where no guidance is asked for (a scale of
-exactly 1), there is one branch. The pipeline has no negative prompt: the other branch is always "".
+The pipeline has no negative prompt, its other branch is always "": `NegativeFirst` puts one in its place. Where no
+guidance is asked for (a scale of exactly 1), there is one branch. One generator draws the initial noise
+[batch, C, H, W], then the solver's.
 """
 
 import inspect
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +20,7 @@ import torch
 from diffusers import AutoencoderKL, LDMTextToImagePipeline, UNet2DConditionModel, VQModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from models.components import load_component, load_pipeline
 from models.latent_diffusion import ReferenceRequest, SourceError
@@ -62,10 +65,21 @@ class SeededScheduler:
         return SimpleNamespace(prev_sample=previous)
 
 
+class NegativeFirst:
+    """A tokenizer whose first call, which the pipeline makes with [""] * batch, is given the negative prompts."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, negative_prompts: Sequence[str]) -> None:
+        self.tokenizer = tokenizer
+        self.waiting: list[str] | None = list(negative_prompts)
+
+    def __call__(self, texts: list[str], **options: object) -> BatchEncoding:
+        """As the tokenizer's."""
+        given, self.waiting = self.waiting or texts, None
+        return self.tokenizer(given, **options)
+
+
 def reference_image(source: Path, scheduler: SchedulerMixin, request: ReferenceRequest) -> Tensor:
     """Runs the pipeline on the CPU in float32: [batch, 3, height, width] in [0, 1]."""
-    if request.negative_prompts is not None:
-        raise SourceError("LDMTextToImagePipeline has no negative prompt to compare with; leave it out")
     pipeline = load_pipeline(LDMTextToImagePipeline, source, scheduler, vqvae=load_autoencoder(source))
     height, width = (
         size or pipeline.unet.config.sample_size * pipeline.vae_scale_factor for size in (request.height, request.width)
@@ -76,6 +90,8 @@ def reference_image(source: Path, scheduler: SchedulerMixin, request: ReferenceR
     scheduler.set_timesteps(request.steps)  # some init_noise_sigma depend on the steps
     pipeline.unet = ScaledInput(pipeline.unet, scheduler)
     pipeline.scheduler = SeededScheduler(scheduler, generator)
+    if request.negative_prompts is not None and request.cfg_scale != 1.0:
+        pipeline.tokenizer = NegativeFirst(pipeline.tokenizer, request.negative_prompts)
     result = pipeline(
         prompt=list(request.prompts),
         height=height,

@@ -14,13 +14,13 @@ from tests.pipelines.tokenizers import make_bert_tokenizer
 from tests.pipelines.vae import random_vae
 
 
-def random_vqvae() -> VQModel:
-    """Four levels, 16 codes of 4 channels that lie among scaled latents of deviation 1."""
+def random_vqvae(levels: int = 4) -> VQModel:
+    """16 codes of 4 channels that lie among scaled latents of deviation 1."""
     torch.manual_seed(0)
     vae = VQModel(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(16, 16, 16, 32),
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=(*[16] * (levels - 1), 32),
         norm_num_groups=8,
         latent_channels=4,
         num_vq_embeddings=16,
