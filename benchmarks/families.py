@@ -106,7 +106,9 @@ def measured(case: Case) -> Row:
 def real_sizes() -> dict[str, str]:
     """Case name -> parameters in the loop at the size of the published checkpoint, where they were counted."""
     path = RESULTS / "hoisting.json"
-    measured_models = {row["model"]: row for row in json.loads(path.read_text(encoding="utf-8"))["structure"]["figures"]}
+    measured_models = {
+        row["model"]: row for row in json.loads(path.read_text(encoding="utf-8"))["structure"]["figures"]
+    }
     found = {}
     for name, model in REAL.items():
         if model in measured_models:

@@ -18,13 +18,14 @@ from benchmarks.hoisting_half import Narrowing, Source, narrowed
 from benchmarks.hoisting_trace import round_to_bfloat16, spread_zeros
 from export.calibrate import calibration_inputs
 from export.compile import HoistedStep, clean_graphs, hoist
+from export.parity_inputs import step_inputs
+from export.parity_request import parity_trajectory
 from export.precision import with_every_result_rounded
 from export.proof import Parts, Runner, loop_inputs
 from export.solver_table import SolverTable, table_from_solver
 from export.solvers import own_solver
 from export.step import FusedStep, fuse_step
 from export.trace import trace_step
-from export.verify import parity_trajectory, step_inputs
 from models.autoencoder import KLDecoder
 from models.dit.modules import DiTDenoiser
 from models.latent_diffusion import CLASS_LABELS, Labels, LatentDiffusion

@@ -11,9 +11,10 @@ from latentc.trajectory import Trajectory
 
 from export.compile import HoistedStep
 from export.examples import TEXTS, numpy_inputs, token_inputs
+from export.parity_inputs import step_inputs
+from export.parity_request import parity_trajectory
 from export.proof import Runner, loop_inputs, run_model
 from export.solver_table import SolverTable
-from export.verify import parity_trajectory, step_inputs
 from export.write import tokenizers_of
 
 MAX_SAMPLES = 8  # calls of a long trajectory are alike

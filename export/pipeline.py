@@ -15,15 +15,19 @@ from export.calibrate import calibration_inputs
 from export.compile import HoistedStep, NarrowedStep, check_graphs, clean_graphs, hoist, narrow
 from export.dump import dump_phases
 from export.examples import parity_size
-from export.solver_table import Schedule, SolverTable, table_from_solver
+from export.manifest import default_table, draft_manifest
+from export.parity_inputs import phase_inputs
+from export.parity_request import parity_table
+from export.solver_probe import Schedule
+from export.solver_table import SolverTable, table_from_solver
 from export.solvers import own_solver, solver_from_name
 from export.source import find_source
 from export.stage import staged_directory
 from export.step import fuse_step
 from export.targets import Target
 from export.trace import trace_step
-from export.verify import BOUNDS, Bounds, parity_table, phase_inputs, verify_graphs
-from export.write import default_table, draft_manifest, seal, write_graphs, write_tables, write_tokenizers
+from export.verify import BOUNDS, Bounds, verify_graphs
+from export.write import seal, write_graphs, write_tables, write_tokenizers
 from models.latent_diffusion import LatentDiffusion, Lora, SourceError
 
 T = TypeVar("T")

@@ -6,7 +6,8 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from export.solver_table import NonLinearSolverError, table_from_solver
+from export.solver_probe import NonLinearSolverError
+from export.solver_table import table_from_solver
 from export.solvers import ALIASES, own_solver, solver_from_name
 from models.latent_diffusion import SourceError
 

@@ -6,7 +6,8 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from export.solver_table import Schedule, SolverTable, table_from_solver
+from export.solver_probe import Schedule
+from export.solver_table import SolverTable, table_from_solver
 from export.solvers import FLOW_ALIASES, Solver, own_solver, solver_from_name
 from models.latent_diffusion import SourceError
 
