@@ -69,8 +69,8 @@ class GuidanceConfig:
 
 
 FLOW = LoopConfig(
-    steps=16_500,
-    decay_steps=7_500,
+    steps=17_000,
+    decay_steps=8_000,
     warmup_steps=300,
     learning_rate=1e-3,
     matrix_learning_rate=2e-3,
@@ -78,8 +78,8 @@ FLOW = LoopConfig(
     seed=0,
 )
 DISTILLATION = LoopConfig(
-    steps=4_000,
-    decay_steps=3_000,
+    steps=2_500,
+    decay_steps=2_000,
     warmup_steps=100,
     learning_rate=5e-4,
     matrix_learning_rate=1e-3,

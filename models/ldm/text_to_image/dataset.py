@@ -37,6 +37,7 @@ class DrawnEmoji:
     picture: np.ndarray  # (S, S, 3) uint8
     caption: Caption
     may_flip: bool
+    key: str = ""  # its code points, by which the classifier's pictures are split
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def drawn_emoji(size: int) -> list[DrawnEmoji]:
         if picture is not None:
             colour = main_colour(picture)
             caption = caption_from_emoji(emoji, name_of(colour) if colour is not None else None)
-            found.append(DrawnEmoji(picture, caption, emoji.subgroup not in UNFLIPPABLE))
+            found.append(DrawnEmoji(picture, caption, emoji.subgroup not in UNFLIPPABLE, emoji.key))
     return found
 
 

@@ -72,14 +72,35 @@ def name_of(colour: Colour) -> str | None:
 
     Brown is told from orange and red by its value.
     """
+    own = np.asarray([colour.hue]), np.asarray([colour.saturation]), np.asarray([colour.value])
 
     def distance(word: str) -> float:
-        other = COLOURS[word]
-        hue = float(hue_distance(colour.hue, other.hue)) / 60.0
-        return 2 * hue**2 + (colour.saturation - other.saturation) ** 2 + (2 * (colour.value - other.value)) ** 2
+        return float(_distance(own[0], own[1], own[2], COLOURS[word])[0])
 
     nearest = min((word for word in COLOURS if word not in ("black", "grey")), key=distance)
     return nearest if hue_distance(colour.hue, COLOURS[nearest].hue) <= NAMED_WIDTH else None
+
+
+def most_frequent_word(picture: np.ndarray) -> str | None:
+    """The colour word that most of the coloured pixels of (S, S, 3) uint8 are nearest to; None where few have colour.
+
+    This is how the evaluation reads the colour of a drawing.
+    """
+    hsv = hsv_of(picture)
+    coloured = (hsv[..., 1] > LEAST_SATURATION) & (hsv[..., 2] > 0.2)
+    if coloured.mean() < LEAST_AREA / 2:
+        return None
+    words = [word for word in COLOURS if word not in ("black", "grey")]
+    hue, saturation, value = hsv[coloured].T
+    distances = [_distance(hue, saturation, value, COLOURS[word]) for word in words]
+    nearest = np.argmin(np.stack(distances), axis=0)
+    return words[int(np.bincount(nearest).argmax())]
+
+
+def _distance(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray, other: Colour) -> np.ndarray:
+    """How unlike a colour is to `other`: hue counts most, value tells brown from orange, pink is told by saturation."""
+    angle = hue_distance(hue, other.hue) / 60.0
+    return np.asarray(2 * angle**2 + (saturation - other.saturation) ** 2 + (2 * (value - other.value)) ** 2)
 
 
 def recoloured(picture: np.ndarray, main: Colour, word: str) -> np.ndarray:
