@@ -101,6 +101,7 @@ class NarrowedStep:
     hoisted: HoistedStep
     graphs: Mapping[str, ir.Model]
     half: Mapping[str, HalfReport]
+    void_islands: tuple[str, ...] = ()  # patterns of the family that hold no node of any graph
 
 
 def narrow(
@@ -120,7 +121,9 @@ def narrow(
         held = [island for island in islands if any(island.holds(node) for node in graph.graph)]
         result = to_half(graph, samples, held)
         graphs[name], reports[name] = result.model, result.report
-    return NarrowedStep(hoisted, graphs, reports)
+    everywhere = [node for graph in hoisted.graphs.values() for node in graph.graph]
+    void = tuple(island.pattern for island in islands if not any(island.holds(node) for node in everywhere))
+    return NarrowedStep(hoisted, graphs, reports, void)
 
 
 def check_graphs(narrowed: NarrowedStep, target: Target) -> None:

@@ -144,6 +144,8 @@ def calibration(
 
 def report_weights(narrowed: NarrowedStep) -> None:
     """Names on stderr the weights that half precision holds badly; --dump lists them all, and every island."""
+    for pattern in narrowed.void_islands:
+        print(f"export: note: the island {pattern!r} of this family holds no node; is it renamed?", file=sys.stderr)
     lines = [f"{graph}: {fit}" for graph, report in narrowed.half.items() for fit in report.weights]
     more = [f"and {len(lines) - MAX_REPORTED} more; --dump DIR lists them"] if len(lines) > MAX_REPORTED else []
     for line in lines[:MAX_REPORTED] + more:

@@ -45,7 +45,7 @@ ALIASES: Mapping[str, SolverChoice] = {
     "lcm": SolverChoice("LCMScheduler", {}),
     "lms": SolverChoice("LMSDiscreteScheduler", {}),
     "pndm": SolverChoice("PNDMScheduler", {}),
-    "sa": SolverChoice("SASolverScheduler", {}),
+    "sa": SolverChoice("SASolverScheduler", {"algorithm_type": "data_prediction"}),
     "tcd": SolverChoice("TCDScheduler", {}),
     "unipc": SolverChoice("UniPCMultistepScheduler", {}),
 }

@@ -80,8 +80,10 @@ def check(table: SolverTable, solver: Solver, skipped: int | None) -> None:
 
 
 @pytest.mark.parametrize("alias", FLOW_ALIASES)
-def test_a_flow_is_solved_by_every_alias(alias: str) -> None:
-    solver = solver_from_name(alias, flow())
+@pytest.mark.parametrize("source", ["a flow's own scheduler", "DPM-Solver++ on a flow"])
+def test_a_flow_is_solved_by_every_alias(alias: str, source: str) -> None:
+    sana = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
+    solver = solver_from_name(alias, flow() if "own" in source else DPMSolverMultistepScheduler(**sana))
     check(table_from_solver(solver, STEPS), solver, None)
 
 

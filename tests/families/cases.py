@@ -68,7 +68,7 @@ CASES = (
     Case("flux-schnell", make_flux, FLOW, ((32, 32), (24, 40)), 1.0, options={"schnell": True}),
     Case("sd3-medium", make_sd3, FLOW, ((32, 32), (48, 24)), 7.0, img2img=True),
     Case("sd3.5-without-t5", make_sd3, FLOW, ((32, 32), (40, 32)), 4.5, options={"sd35": True, "t5": False}),
-    Case("pixart-alpha", make_pixart, ("dpmpp_2m", "unipc"), ((32, 32), (48, 32)), 4.5, options={
+    Case("pixart-alpha", make_pixart, ("dpmpp_2m", "unipc"), ((128, 128), (160, 128)), 4.5, options={
         "pipeline": "PixArtAlphaPipeline", "sample_size": 128, "as_published": True,
     }),
     Case("pixart-sigma", make_pixart, ("dpmpp_2m", "deis"), ((32, 32), (24, 40)), 4.5),
