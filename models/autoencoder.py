@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from models.latent_diffusion import KnownOverflow
 from models.upsampling import replace_upsampling
 
-_UP_BLOCKS = r"vae\.decoder\.(up_blocks|conv_norm_out|conv_out)"
+# diffusers runs both halves of such a VAE in float32 (force_upcast of its config); the decoder is where it is black.
+_OVERFLOWING = r"vae\.(encoder|decoder\.(up_blocks|conv_norm_out|conv_out))\."
 SDXL_VAE_OVERFLOW = KnownOverflow(
-    _UP_BLOCKS, "the SDXL VAE's decoder overflows in its up blocks (force_upcast of its config; black images in fp16)"
+    _OVERFLOWING, "the SDXL VAE overflows in its decoder's up blocks: black images in fp16"
 )
-FLUX_VAE_OVERFLOW = KnownOverflow(
-    _UP_BLOCKS, "the FLUX VAE's decoder overflows in its up blocks (force_upcast of its config)"
-)
+FLUX_VAE_OVERFLOW = KnownOverflow(_OVERFLOWING, "the FLUX VAE overflows in its decoder's up blocks (force_upcast)")
 
 
 def latent_factor(vae: AutoencoderKL) -> int:
