@@ -4,7 +4,7 @@
 
 Each row is a small pipeline with random weights in the layout of the public checkpoints (tests/families/cases.py): four
 different prompts in one batch, float32, same seed, steps, guidance and size on both sides. The parameters in the
-loop are those of the real size, counted without weights by `python -m benchmarks.hoisting structure`.
+loop at the real size are counted without weights by `python -m benchmarks.family_sizes`.
 """
 
 import argparse
@@ -105,25 +105,14 @@ def measured(case: Case) -> Row:
 
 def real_sizes() -> dict[str, str]:
     """Case name -> parameters in the loop at the size of the published checkpoint, where they were counted."""
-    path = RESULTS / "hoisting.json"
-    measured_models = {
-        row["model"]: row for row in json.loads(path.read_text(encoding="utf-8"))["structure"]["figures"]
-    }
+    path = RESULTS / "family_sizes.json"
+    models = json.loads(path.read_text(encoding="utf-8"))["models"] if path.is_file() else []
     found = {}
-    for name, model in REAL.items():
-        if model in measured_models:
-            before, after = (measured_models[model][f"parameters_{when}"] for when in ("before", "after"))
-            found[name] = f"{model}: {_count(before)} → {_count(after)} (−{100 * (1 - after / before):.1f} %)"
+    for row in models:
+        before, after = row["parameters_before"], row["parameters_after"]
+        share = 100 * (1 - after / before)
+        found[row["case"]] = f"{row['model']}: {_count(before)} → {_count(after)} (−{share:.1f} %)"
     return found
-
-
-# The published checkpoint that a case stands for, as benchmarks/hoisting_structure.py calls it.
-REAL = {
-    "flux-dev": "FLUX.1-dev 1024²",
-    "sd3-medium": "SD3-medium 1024²",
-    "pixart-alpha": "PixArt-alpha XL/2 512²",
-    "sd-1.5": "SD-1.5 512²",
-}
 
 
 def table(rows: Sequence[Row], real: Mapping[str, str]) -> str:

@@ -33,7 +33,7 @@ def graph_from_denoiser(denoiser: Denoiser, *, weights: bool, bfloat16: bool = F
             round_to_bfloat16(net)
         model = _traced(net, denoiser)
     if not weights:
-        _make_weights_lazy(model)
+        make_weights_lazy(model)
     return clean_graph(model, "onnxruntime")
 
 
@@ -92,7 +92,8 @@ def _drop_void_squeezes(model: ir.Model) -> None:
             model.graph.remove(node, safe=True)
 
 
-def _make_weights_lazy(model: ir.Model) -> None:
+def make_weights_lazy(model: ir.Model) -> None:
+    """Puts numbers that are made up when they are read in place of weights without storage."""
     for name, value in model.graph.initializers.items():
         fake = value.const_value
         assert fake is not None

@@ -70,16 +70,16 @@ def trace_step(step: FusedStep, encode: bool = False) -> TracedStep:
     return TracedStep(step, graphs)
 
 
-def trace_denoise(step: FusedStep) -> ir.Model:
-    """The graph of one step of the loop."""
+def trace_denoise(step: FusedStep, texts: Mapping[str, Tensor] | None = None) -> ir.Model:
+    """The graph of one step of the loop; `texts` [texts, …] stands in for what the text encoders return."""
     model = step.model
     generator = torch.Generator().manual_seed(0)
     slots, branches, batch = Dim("slots"), Dim("guidance_branches"), Dim("batch")
     size, dims = _sizes(model, axis=3)
     history = torch.randn(_EXAMPLE_SLOTS, _EXAMPLE_BATCH, model.latent_shape[0], *size, generator=generator)
     shape = (_EXAMPLE_BRANCHES, _EXAMPLE_BATCH)
-    texts = encoded_texts(model, _EXAMPLE_TEXTS)
-    conditioning = conditioning_example(model, shape, size, texts, seed=0)
+    encoded = encoded_texts(model, _EXAMPLE_TEXTS) if texts is None else texts
+    conditioning = conditioning_example(model, shape, size, encoded, seed=0)
     grid_dims = dict(zip(GRIDS, _grid_dims(model), strict=True)) if model.sizes is not None else {}
     conditioning_dims: dict[str, Dims] = {
         name: {0: branches, 1: batch} if name not in GRIDS else {0: grid_dims[name]} if grid_dims else {}
