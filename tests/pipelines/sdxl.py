@@ -21,12 +21,12 @@ CLIP_L, CLIP_G, PROJECTION, SIZE_CHANNELS = 32, 48, 40, 8
 
 
 def random_sdxl_unet(**config: object) -> UNet2DConditionModel:
-    """Text of both CLIPs, pooled text and six size numbers; two levels, the second with two attention layers."""
+    """Text of both CLIPs, pooled text and six size numbers; two levels, attention in the second."""
     defaults = {
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
         "attention_head_dim": (2, 4),
-        "transformer_layers_per_block": (1, 2),
+        "transformer_layers_per_block": (1, 1),
         "use_linear_projection": True,
         "cross_attention_dim": CLIP_L + CLIP_G,
         "addition_embed_type": "text_time",

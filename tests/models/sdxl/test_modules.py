@@ -29,7 +29,8 @@ def as_the_pipeline_calls_it(unet, sample: Tensor, timestep: int, texts: list[Te
 
 
 def test_denoiser_is_diffusers_unet():
-    unet, denoiser = random_sdxl_unet(), SDXLDenoiser(random_sdxl_unet(), FACTOR)
+    layers = {"transformer_layers_per_block": (1, 2)}
+    unet, denoiser = random_sdxl_unet(**layers), SDXLDenoiser(random_sdxl_unet(**layers), FACTOR)
     torch.manual_seed(1)
     for rows, columns in ((4, 4), (2, 6), (8, 4)):
         sample = torch.randn(3, 4, 2 * rows, 2 * columns)

@@ -1,12 +1,14 @@
 """Stable Diffusion's adapter: what it reads and refuses, and its picture against the pipelines themselves."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, LatentConsistencyModelPipeline
 
@@ -113,6 +115,24 @@ def test_sharded_weights_in_bfloat16_are_read(tmp_path: Path):
     model = StableDiffusion().load(source)
     assert {p.dtype for p in model.denoiser.parameters()} == {torch.float32}
     assert psnr(draw(model, REQUEST), reference(source, REQUEST)) > 90
+
+
+def test_the_keys_of_the_published_checkpoints_are_read(tmp_path: Path):
+    """Their CLIP holds position_ids and a prefix, their VAE the attention of diffusers before 0.18."""
+    source = make_stable_diffusion(tmp_path / "published")
+    expected = draw(StableDiffusion().load(source), REQUEST)
+    text, vae = source / "text_encoder" / "model.safetensors", source / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = {f"text_model.{key}": value for key, value in safetensors.torch.load_file(text).items()}
+    tensors["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    safetensors.torch.save_file(tensors, text, {"format": "pt"})
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = {
+        re.sub(r"(?<=attentions\.0\.)(to_[qkv]|to_out\.0)", lambda found: old[found[0]], key): value
+        for key, value in safetensors.torch.load_file(vae).items()
+    }
+    assert "decoder.mid_block.attentions.0.proj_attn.weight" in tensors
+    safetensors.torch.save_file(tensors, vae, {"format": "pt"})
+    assert torch.equal(draw(StableDiffusion().load(source), REQUEST), expected)
 
 
 def test_an_old_scheduler_config_is_corrected_as_the_pipeline_does(tmp_path: Path):
