@@ -63,7 +63,7 @@ build/sample.png: $(bundle)/engines/.built build/.sample
 
 .PHONY: test
 test: lint ## runs everything that CI runs
-	$(bin)/python -m pytest
+	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 --dist loadgroup
 
 .PHONY: lint
 lint: $(installed) ## ruff, mypy (strict), import-linter

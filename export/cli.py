@@ -76,7 +76,11 @@ def parser() -> argparse.ArgumentParser:
         "(without it: the source's own scheduler)",
     )
     result.add_argument(
-        "--steps", metavar="N,N,…", type=_steps, default=(4, 20, 50), help="step counts to make tables of (4,20,50)"
+        "--steps",
+        metavar="N,N,…",
+        type=_steps,
+        default=(),
+        help="step counts to make tables of (4,20,50 and the pipeline's own)",
     )
     result.add_argument(
         "--size",

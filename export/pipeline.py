@@ -32,6 +32,7 @@ from models.latent_diffusion import LatentDiffusion, Lora, SourceError
 
 T = TypeVar("T")
 MAX_REPORTED = 10
+USUAL_STEPS = (4, 20, 50)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class ExportOptions:
     source: str
     output: Path
     solvers: tuple[str, ...] = ()  # none: the source's own
-    steps: tuple[int, ...] = (4, 20, 50)
+    steps: tuple[int, ...] = ()  # none: USUAL_STEPS and the pipeline's own
     sizes: tuple[tuple[int, int], ...] = ()  # width, height in pixels; the first is the default; none: the source's
     img2img: bool = False
     loras: tuple[Lora, ...] = ()
@@ -130,7 +131,7 @@ def probe_tables(model: LatentDiffusion, options: ExportOptions) -> tuple[Solver
             img2img=options.img2img,
         )
         for solver in solvers or [own_solver(model.scheduler)]
-        for steps in dict.fromkeys(options.steps)
+        for steps in dict.fromkeys(options.steps or sorted({*USUAL_STEPS, model.default_steps}))
         for size in dict.fromkeys(sizes)
     )
 
