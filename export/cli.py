@@ -19,14 +19,18 @@ PRECISIONS = ("fp32", "fp16")
 def main(argv: Sequence[str] | None = None) -> int:
     """Exports; returns 0, 1 for the user's input, 3 for a parity bound (argparse exits with 2 by itself)."""
     arguments = parser().parse_args(argv)
-    # diffusers and transformers announce at import what they will not be asked for here (torchvision).
+    # diffusers and transformers announce at import what they will not be asked for here (torchvision), and set their
+    # loggers up anew when they are imported.
     for name in ("transformers", "diffusers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # Imported late: --help and usage errors answer at once, without torch.
     from latentc.errors import LatentcError
 
     from export.pipeline import ExportOptions, export_bundle
+    from models.components import only_errors
     from models.latent_diffusion import Lora, SourceError
+
+    only_errors()
 
     try:
         manifest = export_bundle(

@@ -11,6 +11,7 @@ import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from models.latent_diffusion import SourceError
 from models.text.loading import quiet
@@ -84,6 +85,12 @@ def load_pipeline(
         )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def only_errors() -> None:
+    """Holds back what diffusers and transformers say of their own inner workings and of cut prompts; for a process."""
+    logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
 
 
 @contextlib.contextmanager

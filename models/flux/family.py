@@ -11,7 +11,7 @@ from torch import Tensor
 from models.autoencoder import FLUX_VAE_OVERFLOW, KLDecoder, KLEncoder, latent_factor
 from models.components import load_component, load_scheduler
 from models.flux.modules import PATCH, FluxDenoiser
-from models.flux.reference import DEFAULT_GUIDANCE, default_size, reference_image, set_timesteps
+from models.flux.reference import DEFAULT_GUIDANCE, default_size, reference_image, set_timesteps, t5_tokens
 from models.latent_diffusion import (
     GRID_COLUMNS,
     GRID_ROWS,
@@ -27,9 +27,8 @@ from models.sizes import sizes_around
 from models.text.clip import ClipText, clip_encoder
 from models.text.t5 import T5_OVERFLOWS, T5Text, t5_encoder
 
-DEFAULT_STEPS = 28  # FluxPipeline.__call__(num_inference_steps=28, true_cfg_scale=1.0, max_sequence_length=512)
+DEFAULT_STEPS = 28  # FluxPipeline.__call__(num_inference_steps=28, true_cfg_scale=1.0)
 DEFAULT_STRENGTH = 0.6  # FluxImg2ImgPipeline.__call__(strength=0.6)
-T5_TOKENS = 512
 RESIDUAL_OVERFLOW = KnownOverflow(
     r"transformer_blocks\.\d+/(add|mul)",
     "FLUX: the residual stream and what is added to it pass 65504 (diffusers clips them in half precision)",
@@ -48,7 +47,7 @@ class Flux:
         merge_loras(transformer, loras)
         vae = load_component(AutoencoderKL, source, "vae")
         clip = clip_encoder(source, {"clip_pooled": "pooled"})
-        t5 = t5_encoder(source, "text_encoder_2", "tokenizer_2", output="t5_hidden", length=T5_TOKENS)
+        t5 = t5_encoder(source, "text_encoder_2", "tokenizer_2", output="t5_hidden", length=t5_tokens(source))
         check(source, transformer, vae, cast(ClipText, clip.module), cast(T5Text, t5.module))
         scheduler = load_scheduler(source)
         size, factor = default_size(vae), latent_factor(vae)

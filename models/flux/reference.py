@@ -8,6 +8,7 @@ True guidance (`true_cfg_scale`) needs a negative prompt, or the pipelines leave
 given it is "" here. Schedulers that the pipelines cannot call are mended as models/flow_matching.py says.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from models.latent_diffusion import Lora, ReferenceRequest
 from models.lora import load_loras
 
 DEFAULT_GUIDANCE = 3.5  # FluxPipeline.__call__(guidance_scale=3.5)
+_MAX_SEQUENCE_LENGTH = 512  # FluxPipeline.__call__(max_sequence_length=512)
 _SAMPLE_SIZE = 128  # FluxPipeline.default_sample_size
 _MAX_SHIFT = 1.15  # where the scheduler has no max_shift
 
@@ -64,6 +66,7 @@ def reference_image(
         true_cfg_scale=request.cfg_scale,
         guidance_scale=DEFAULT_GUIDANCE if request.guidance is None else request.guidance,
         num_inference_steps=request.steps,
+        max_sequence_length=t5_tokens(source),
         height=height,
         width=width,
         generator=torch.Generator("cpu").manual_seed(request.seed),
@@ -82,6 +85,17 @@ def default_size(vae: AutoencoderKL) -> int:
     """
     trained = int(vae.config.sample_size) // latent_factor(vae)
     return max(min(_SAMPLE_SIZE, trained) // PATCH * PATCH, 2 * PATCH)
+
+
+def t5_tokens(source: Path) -> int:
+    """The tokens that T5 is given: FluxPipeline's 512, or fewer where the checkpoint's tokenizer was made for fewer.
+
+    A small model whose padding has no effect says so by its tokenizer's model_max_length: most of 512 tokens would be
+    padding, in every step.
+    """
+    path = source / "tokenizer_2" / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return min(_MAX_SEQUENCE_LENGTH, int(config.get("model_max_length", _MAX_SEQUENCE_LENGTH)))
 
 
 def pipeline_settings(scheduler: SchedulerMixin, steps: int, height: int, width: int) -> dict[str, Setting]:
