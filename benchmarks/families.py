@@ -1,6 +1,7 @@
 """Draws with every family, beside diffusers, and writes the README's table of them: `make families`.
 
     python -m benchmarks.families [--only NAME …]      a table, and one JSON document as the last line
+    python -m benchmarks.families --half               the same in float16, for TensorRT 8.6's parser; the README is left
 
 Each row is a small pipeline with random weights in the layout of the public checkpoints (tests/families/cases.py): four
 different prompts in one batch, float32, same seed, steps, guidance and size on both sides. The parameters in the
@@ -50,19 +51,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Draws, prints, and rewrites the table, unless only some rows were asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.families")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=[case.name for case in CASES])
-    only = parser.parse_args(arguments).only
+    parser.add_argument("--half", action="store_true", help="float16 for tensorrt-8.6, against diffusers in float32")
+    given = parser.parse_args(arguments)
+    only, half = given.only, given.half
     for name in ("transformers", "diffusers"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    rows = [measured(case) for case in CASES if only is None or case.name in only]
-    result = {"command": "make families", "machine": machine(), "steps": STEPS, "rows": [asdict(row) for row in rows]}
+    rows = [measured(case, half) for case in CASES if only is None or case.name in only]
+    command = "python -m benchmarks.families --half" if half else "make families"
+    result = {"command": command, "machine": machine(), "steps": STEPS, "rows": [asdict(row) for row in rows]}
     if only is None:
-        (RESULTS / "families.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        write_table(table(rows, real_sizes()))
+        file = RESULTS / ("families_half.json" if half else "families.json")
+        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        if not half:
+            write_table(table(rows, real_sizes()))
     print(table(rows, real_sizes()))
     print(json.dumps(result))
 
 
-def measured(case: Case) -> Row:
+def measured(case: Case, half: bool = False) -> Row:
     """Exports the case once, and draws it with each solver at each size, twice."""
     with tempfile.TemporaryDirectory() as directory:
         source = case.make(Path(directory) / "source", **STORED, **case.options)
@@ -75,6 +81,8 @@ def measured(case: Case) -> Row:
                 steps=(STEPS,),
                 sizes=case.sizes,
                 img2img=case.img2img,
+                precision="fp16" if half else "fp32",
+                target="tensorrt-8.6" if half else "onnxruntime",
             )
         )
         manifest = open_bundle(bundle).manifest
