@@ -1,7 +1,7 @@
 """Draws with every family, beside diffusers, and writes the README's table of them: `make families`.
 
     python -m benchmarks.families [--only NAME …]      a table, and one JSON document as the last line
-    python -m benchmarks.families --half               the same in float16, for TensorRT 8.6's parser; the README is left
+    python -m benchmarks.families --half               the same in float16 for TensorRT 8.6; leaves the README alone
 
 Each row is a small pipeline with random weights in the layout of the public checkpoints (tests/families/cases.py): four
 different prompts in one batch, float32, same seed, steps, guidance and size on both sides. The parameters in the

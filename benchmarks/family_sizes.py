@@ -123,7 +123,7 @@ def sd3(layers: int, heads: int, **config: object) -> nn.Module:
 def pixart(use_additional_conditions: bool) -> nn.Module:
     """PixArt-XL/2 at 1024 px."""
     transformer = PixArtTransformer2DModel(
-        sample_size=128, interpolation_scale=2, use_additional_conditions=use_additional_conditions
+        sample_size=128, interpolation_scale=2, use_additional_conditions=use_additional_conditions, caption_channels=T5
     )
     return PixArtDenoiser(transformer, 8)
 

@@ -118,8 +118,8 @@ def _sizes(model: LatentDiffusion, axis: int) -> tuple[tuple[int, int], Dims]:
         return (model.latent_shape[1], model.latent_shape[2]), {}
     multiple = model.sizes.multiple
     height, width = _grid_dims(model)
-    example = (multiple * _EXAMPLE_GRID[0], multiple * _EXAMPLE_GRID[1])
-    return example, {axis: multiple * height, axis + 1: multiple * width}
+    rows, columns = (min(count, model.sizes.maximum // multiple) for count in _EXAMPLE_GRID)
+    return (multiple * rows, multiple * columns), {axis: multiple * height, axis + 1: multiple * width}
 
 
 def trace_module(module: nn.Module, inputs: Mapping[str, tuple[Tensor, Dims]], outputs: tuple[str, ...]) -> ir.Model:

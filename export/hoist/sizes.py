@@ -57,28 +57,33 @@ def sizes_of_shape_node(node: ir.Node, known: Collection[str], probe: Probe) -> 
     if node.op_type not in ("Shape", "Size") or node.domain or node.inputs[0] is None:
         return None
     value = node.inputs[0]
+    if node.op_type == "Shape":  # only what it asks for has to be known: x.shape[1:2] of [slots, batch, 2*height]
+        return sizes_of_value(value, known, probe, slice(node.attributes.get_int("start", 0), _end(node)))
     polynomials = sizes_of_value(value, known, probe)
     if polynomials is None:
         return None
-    if node.op_type == "Size":
-        product: Polynomial = ((1,),)
-        for polynomial in polynomials:
-            product = tuple(left + right for left in product for right in polynomial)
-        return (product,)
-    return polynomials[slice(node.attributes.get_int("start", 0), node.attributes.get_int("end", len(polynomials)))]
+    product: Polynomial = ((1,),)
+    for polynomial in polynomials:
+        product = tuple(left + right for left in product for right in polynomial)
+    return (product,)
 
 
-def sizes_of_value(value: ir.Value, known: Collection[str], probe: Probe) -> tuple[Polynomial, ...] | None:
-    """The traced shape of `value` as polynomials, where it can be trusted; see `sizes_of_shape_node`."""
+def _end(node: ir.Node) -> int | None:
+    return node.attributes["end"].as_int() if "end" in node.attributes else None
+
+
+def sizes_of_value(
+    value: ir.Value, known: Collection[str], probe: Probe, part: slice = slice(None)
+) -> tuple[Polynomial, ...] | None:
+    """The traced shape of `value`, or `part` of it, as polynomials where it can be trusted (`sizes_of_shape_node`)."""
     if value.const_value is not None:
-        return tuple(((size,),) for size in value.const_value.shape.numpy())
-    if value.shape is None:
+        return tuple(((size,),) for size in value.const_value.shape.numpy())[part]
+    seen = probe.shapes.get(value.name or "")
+    if value.shape is None or seen is None or len(seen) != len(value.shape):
         return None
-    polynomials = [polynomial_of(dim) for dim in value.shape.dims]
+    polynomials = [polynomial_of(dim) for dim in value.shape.dims[part]]
     trusted = [p for p in polynomials if p is not None and symbols_in((p,)) <= set(known)]
-    if len(trusted) != len(polynomials):
-        return None
-    if tuple(evaluated(p, probe.dims) for p in trusted) != probe.shapes.get(value.name or ""):
+    if len(trusted) != len(polynomials) or tuple(evaluated(p, probe.dims) for p in trusted) != seen[part]:
         return None
     return tuple(trusted)
 

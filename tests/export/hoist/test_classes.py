@@ -62,6 +62,22 @@ def test_a_size_that_only_the_latents_have_is_theirs() -> None:
     assert of["wide"] is ValueClass.LOOP
 
 
+def test_of_a_shape_only_what_is_asked_for_has_to_be_known() -> None:
+    """x.shape[:1] is the batch, whatever the size of the latents, which no other input has."""
+    model = parsed(
+        "(float[batch, tokens] x, float[batch] t) => (float[batch, tokens] y) <int64[1] one = {1}> {"
+        "rows = Shape<start = 0, end = 1>(x) e = Expand(t, rows) u = Unsqueeze(e, one) y = Add(x, u)}"
+    )
+    _, of = classes_of(model, x=LOOP, t=SCHEDULE)
+    assert of["e"] is ValueClass.SCHEDULE
+    behind = parsed(
+        "(float[batch, tokens] x, float[batch] t) => (float[batch, tokens] y) <int64[1] one = {1}> {"
+        "wide = Shape<start = 1>(x) u = Unsqueeze(t, one) e = Expand(u, wide) y = Add(x, e)}"
+    )
+    _, of = classes_of(behind, x=LOOP, t=SCHEDULE)
+    assert of["e"] is ValueClass.LOOP
+
+
 SMALL = "(float[batch, 4] x, float[batch, 4] p) => (float[batch, 4] y)"
 
 
