@@ -17,7 +17,7 @@ from models.components import load_scheduler
 from models.families import FAMILIES
 from models.latent_diffusion import ReferenceRequest
 from tests.drawing import draw
-from tests.families.cases import CASES, STEPS, Case
+from tests.families.cases import BY_NAME, CASES, NEGATIVES, STEPS, TEXT_CASES, Case
 from tests.families.conftest import Exported
 
 PSNR_DB = 50.0  # at least, float32, against diffusers
@@ -51,7 +51,7 @@ def test_same_seed_same_pictures_as_diffusers(exported: Make, name: str) -> None
             assert psnr_db(actual, expected) >= PSNR_DB, (solver, size)
 
 
-@each_case(*CASES)
+@each_case(*TEXT_CASES)
 def test_text_guidance_seed_and_timestep_each_change_the_picture(exported: Make, name: str) -> None:
     """Random weights could make the comparison above one of constants; they do not."""
     made = exported(name)
@@ -85,7 +85,18 @@ def test_drawing_over_an_image_is_the_pipelines_own(exported: Make, name: str) -
         assert psnr_db(draw(made.bundle, solver, STEPS, other), draw(made.bundle, solver, STEPS, same)) < CHANGED_DB
 
 
-@each_case(*CASES[3:4])
+@each_case(BY_NAME["flux-dev"])
+def test_true_guidance_of_a_distilled_model(exported: Make, name: str) -> None:
+    """FLUX with a negative prompt: both kinds of guidance at once."""
+    made = exported(name)
+    request = replace(made.case.request(made.case.sizes[0]), cfg_scale=3.0, guidance=2.0, negative_prompts=NEGATIVES)
+    expected = reference(made, "euler", request)
+    assert psnr_db(draw(made.bundle, "euler", STEPS, request), expected) >= PSNR_DB
+    without = replace(request, cfg_scale=1.0, negative_prompts=None)
+    assert psnr_db(draw(made.bundle, "euler", STEPS, without), expected) < CHANGED_DB
+
+
+@each_case(BY_NAME["sd3-medium"])
 def test_a_batch_of_eight_is_that_of_diffusers(exported: Make, name: str) -> None:
     made = exported(name)
     prompts = tuple(f"{number} apples" for number in range(8))
@@ -94,7 +105,7 @@ def test_a_batch_of_eight_is_that_of_diffusers(exported: Make, name: str) -> Non
     assert psnr_db(draw(made.bundle, solver, STEPS, request), reference(made, solver, request)) >= PSNR_DB
 
 
-@each_case(*CASES)
+@each_case(*TEXT_CASES)
 def test_text_and_timestep_work_has_left_the_loop(exported: Make, name: str) -> None:
     """Text encoders run once a request, the loop holds fewer parameters than the step, and reads no text."""
     made = exported(name)
