@@ -22,7 +22,7 @@ class DiTStep(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         store_timestep_frequencies(net)
-        self.step = DenoiseStep(DiTDenoiser(net), guided_channels=4)
+        self.step = DenoiseStep(DiTDenoiser(net), guided_channels=4, conditioning=("class_labels",))
 
     def forward(
         self, history: Tensor, input_row: Tensor, timestep: Tensor, guidance_weights: Tensor, class_labels: Tensor
