@@ -1,1 +1,1 @@
-"""Training of the shipped latent diffusion model: both stages of LDM (arXiv 2112.10752) at emoji size."""
+"""Training of the shipped latent diffusion models: both stages of LDM (arXiv 2112.10752) at emoji size."""
