@@ -16,7 +16,9 @@ bin := $(venv)/bin
 installed := $(venv)/.installed
 name := $(if $(filter emoji-dit,$(MODEL)),emoji,$(MODEL))
 bundle := build/$(name)
-what := $(if $(filter emoji-dit,$(MODEL)),--label $(LABEL),-p "$(PROMPT)") -s $(SEED)
+# Label and prompt go through the environment: a shell would read their quotes.
+export LABEL PROMPT
+what := $(if $(filter emoji-dit,$(MODEL)),--label "$$LABEL",-p "$$PROMPT") -s $(SEED)
 
 compiler_sources := $(shell find export models runtime/latentc -name '*.py' -not -path '*/checkpoints/*')
 checkpoint_files := $(wildcard models/ldm/checkpoints/$(MODEL)/*.json models/ldm/checkpoints/$(MODEL)/*/*)
@@ -56,7 +58,8 @@ $(bundle)/engines/.built: $(bundle)/manifest.json
 .PHONY: FORCE
 build/.sample: FORCE
 	@mkdir -p build
-	@echo '$(bundle) $(what)' | cmp -s - $@ || echo '$(bundle) $(what)' > $@
+	@asked="$(bundle) $(SEED) $$LABEL $$PROMPT"; \
+	  printf '%s\n' "$$asked" | cmp -s - $@ || printf '%s\n' "$$asked" > $@
 
 build/sample.png: $(bundle)/engines/.built build/.sample
 	$(bin)/latentc sample $(bundle) $(what) -b 4 -o $@

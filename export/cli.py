@@ -106,7 +106,9 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="merge an adapter (safetensors, diffusers' keys) into the weights; repeatable; SCALE is 1 if left out",
     )
-    result.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the loop and the decoder (fp32)")
+    result.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="of all graphs but prompt and schedule (fp32)"
+    )
     result.add_argument(
         "--target", choices=TARGETS, default="onnxruntime", help="whose opset and operators are written (onnxruntime)"
     )

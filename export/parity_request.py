@@ -44,9 +44,15 @@ def over_image(request: ReferenceRequest, strength: float, pixels: np.ndarray) -
     return replace(request, init_image=np.ascontiguousarray(pixels[0].transpose(1, 2, 0)), strength=strength)
 
 
+def parity_strength(step: FusedStep, table: SolverTable) -> float:
+    """The family's own strength, or all of it where that is no step of this table (SDXL's 0.3 of 2 steps)."""
+    own = step.model.default_strength
+    return own if skipped_steps(table.steps, own, step.model.strength_rounds_up) < table.steps else 1.0
+
+
 def parity_skipped(step: FusedStep, table: SolverTable) -> int:
-    """The steps that the image stands for at the family's own strength, as the runtime counts them."""
-    return skipped_steps(table.steps, step.model.default_strength, step.model.strength_rounds_up)
+    """The steps that the image stands for at `parity_strength`, as the runtime counts them."""
+    return skipped_steps(table.steps, parity_strength(step, table), step.model.strength_rounds_up)
 
 
 def parity_trajectory(

@@ -163,8 +163,11 @@ class Probe:
             scheduler.set_begin_index(self.skipped * scheduler.order)
         if hasattr(scheduler, "scale_noise"):
             sample: Tensor = scheduler.scale_noise(data.image(), timesteps[:1], data.noise())
-        else:
+        elif hasattr(scheduler, "add_noise"):
             sample = scheduler.add_noise(data.image(), data.noise(), timesteps[:1])
+        else:
+            name = type(scheduler).__name__
+            raise SourceError(f"--img2img: {name} has no add_noise; take another --solver, or leave --img2img away")
         return sample
 
 

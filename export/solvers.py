@@ -104,6 +104,8 @@ def solver_from_name(name: str, source: SchedulerMixin) -> Solver:
         kind = " for a flow model" if aliases is FLOW_ALIASES else ""
         raise SourceError(f"unknown solver {name!r}{kind}; known: {', '.join(aliases)}, or a diffusers class{hint}")
     wanted = scheduler_class(choice.scheduler)
+    if aliases is FLOW_ALIASES and "use_flow_sigmas" in inspect.signature(wanted.__init__).parameters:
+        choice = SolverChoice(choice.scheduler, {**choice.settings, **_FLOW})  # a class by its name is told so, too
     reason = _why_unsuitable(wanted, source)
     if reason:
         raise SourceError(f"{wanted.__name__} cannot solve what {type(source).__name__} was trained for: {reason}")

@@ -22,7 +22,14 @@ from torch import nn
 from export.compile import NarrowedStep
 from export.hoist import ROWS, SCHEDULE_ROW
 from export.parity_inputs import SEED, step_inputs
-from export.parity_request import over_image, parity_request, parity_skipped, parity_table, parity_trajectory
+from export.parity_request import (
+    over_image,
+    parity_request,
+    parity_skipped,
+    parity_strength,
+    parity_table,
+    parity_trajectory,
+)
 from export.proof import hoisted_values, schedule_inputs
 from export.solver_table import SolverTable
 from export.source import Source
@@ -99,7 +106,7 @@ def verify_graphs(
         skipped = parity_skipped(step, table)
         over = parity_trajectory(step, table, tokenizers, skipped)
         assert over.init is not None, "a trajectory over an image holds the image"
-        drawings["over_image"] = (over_image(request, step.model.default_strength, over.init.pixels), over)
+        drawings["over_image"] = (over_image(request, parity_strength(step, table), over.init.pixels), over)
         references |= {
             "trajectory/over_image_noise": over.noise,
             "trajectory/over_image_encoder_noise": over.init.noise,

@@ -5,6 +5,7 @@ Pillow is the optional extra `image`: nothing else in the runtime reads pictures
 
 import importlib
 import importlib.util
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +21,25 @@ def pixels_from_file(path: Path, width: int, height: int) -> npt.NDArray[np.floa
     """
     if importlib.util.find_spec("PIL") is None:
         raise BackendError('--init-image needs Pillow, which is not installed; pip install "latentc[image]"')
-    image_module = importlib.import_module("PIL.Image")
+    image_module, ops = importlib.import_module("PIL.Image"), importlib.import_module("PIL.ImageOps")
     try:
-        with image_module.open(path) as opened:
-            image = opened.convert("RGBA" if opened.has_transparency_data else "RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", image_module.DecompressionBombWarning)
+            with image_module.open(path) as opened:
+                if opened.mode.startswith("I;16"):
+                    raise ValueError("has 16 bits a channel; save it with 8")
+                upright = ops.exif_transpose(opened)  # as diffusers' load_image
+                image = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
     except OSError as error:
         reason = error.strerror or "is no picture that Pillow reads"
         raise RequestError(f"--init-image {path}: {reason}") from None
-    except (image_module.DecompressionBombError, ValueError, SyntaxError) as error:
-        raise RequestError(f"--init-image {path}: {str(error)[:120]}") from None
+    except (
+        image_module.DecompressionBombError,
+        image_module.DecompressionBombWarning,
+        ValueError,
+        SyntaxError,
+    ) as error:
+        raise RequestError(f"--init-image {path}: {' '.join(str(error).split())[:120]}") from None
     if image.mode == "RGBA":
         white = image_module.new("RGBA", image.size, (255, 255, 255, 255))
         image = image_module.alpha_composite(white, image).convert("RGB")

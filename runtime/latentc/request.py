@@ -72,6 +72,10 @@ def resolve(manifest: Manifest, asked: Asked, batch: int | None = None) -> Reque
         labels = (number,) * _count(asked, 1, batch)
     else:
         prompts, negative = _prompts(manifest, asked, batch)
+        if negative is not None and cfg_scale <= 1:
+            raise RequestError(
+                f"-n needs guidance, and --cfg-scale is {cfg_scale:g}; give --cfg-scale above 1, or leave -n away"
+            )
     return Request(
         table=table,
         cfg_scale=cfg_scale,
@@ -150,7 +154,8 @@ def _size(manifest: Manifest, asked: Asked) -> tuple[int, int]:
         raise RequestError(f"no size {width}x{height}; {manifest.name} draws {own[0]}x{own[1]} only")
     for flag, value in (("-W", width), ("-H", height)):
         if value % sizes.multiple or not sizes.minimum <= value <= sizes.maximum:
-            down = min(max(value // sizes.multiple * sizes.multiple, sizes.minimum), sizes.maximum)
+            most = sizes.maximum // sizes.multiple * sizes.multiple
+            down = min(max(value // sizes.multiple * sizes.multiple, sizes.minimum), most)
             raise RequestError(
                 f"{flag} {value} cannot be drawn; give a multiple of {sizes.multiple} from {sizes.minimum} to "
                 f"{sizes.maximum}, such as {down}"

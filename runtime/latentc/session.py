@@ -5,6 +5,7 @@ request = resolve(session.bundle.manifest, Asked(label="food-fruit", count=4))
 pictures = session.draw(request, seed=7)        # float32 [4, 3, height, width] in [0, 1]
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from latentc.backends import AUTO, open_backend
 from latentc.backends.protocol import Backend, Engine
 from latentc.bundle import Bundle, open_bundle
 from latentc.engines import load_engines
+from latentc.errors import RequestError
 from latentc.prologue import PromptCache
 from latentc.request import Request
 from latentc.sampler import Sampling
@@ -35,8 +37,14 @@ class Session:
     def draw(
         self, request: Request, seed: int, pixels: npt.NDArray[np.float32] | None = None
     ) -> npt.NDArray[np.float32]:
-        """float32 [B, 3, height, width] in [0, 1]; `pixels` [1, 3, height, width] is the initial image, if any."""
-        sampling = self.sampling(trajectory_of_request(self.bundle, request, seed, pixels=pixels))
+        """float32 [B, 3, height, width] in [0, 1]; `pixels` [1, 3, height, width] is the initial image, if any.
+
+        A prompt that is cut is warned of (UserWarning): what was left out is said, never hidden.
+        """
+        trajectory = trajectory_of_request(self.bundle, request, seed, pixels=pixels)
+        for notice in dict.fromkeys(notice for batch in trajectory.texts for notice in batch.notices):
+            warnings.warn(notice, stacklevel=2)
+        sampling = self.sampling(trajectory)
         for _ in sampling.steps():
             pass
         return sampling.decode()
@@ -64,8 +72,15 @@ def trajectory_of_request(
     `first` [B, C, H, W] replaces the initial noise, `pixels` [1, 3, height, width] is an initial image.
     """
     manifest = bundle.manifest
+    if (request.skipped is None) != (pixels is None):
+        raise RequestError("an initial image and Asked(init_image=True) come together; give both, or neither")
+    wanted = (1, manifest.image.channels, request.height, request.width)
+    if pixels is not None and (pixels.shape != wanted or pixels.dtype != np.float32):
+        raise RequestError(f"pixels are {pixels.dtype} {list(pixels.shape)}, expected float32 {list(wanted)}")
     table = table_from_bundle(bundle, request.table, request.skipped)
     shape = latent_shape(manifest, request)
+    if first is not None and first.shape != shape:
+        raise RequestError(f"the initial noise has shape {list(first.shape)}, expected {list(shape)}")
     noise = noise_from_seed(seed, shape, table.noise_draws, first, encodes=pixels is not None)
     multiple = manifest.latent.multiple
     return trajectory_of(manifest.conditioning, multiple, request, table, noise, bundle.tokenizers(), pixels)

@@ -116,6 +116,20 @@ def test_the_names_of_solvers_follow_the_model() -> None:
     assert solver_from_name("unipc", flow(2.5)).scheduler.config.flow_shift == 2.5
 
 
+@pytest.mark.parametrize(
+    ("alias", "name"), [("dpmpp_2m", "DPMSolverMultistepScheduler"), ("unipc", "UniPCMultistepScheduler")]
+)
+def test_a_class_by_its_name_solves_the_flow_as_its_alias_does(alias: str, name: str) -> None:
+    by_alias, by_name = (table_from_solver(solver_from_name(n, flow()), STEPS) for n in (alias, name))
+    np.testing.assert_array_equal(by_alias.timesteps, by_name.timesteps)
+    np.testing.assert_array_equal(by_alias.output_row, by_name.output_row)
+
+
+def test_a_scheduler_that_cannot_begin_with_an_image_says_so() -> None:
+    with pytest.raises(SourceError, match="--img2img: IPNDMScheduler has no add_noise; take another --solver"):
+        table_from_solver(solver_from_name("IPNDMScheduler", betas()), STEPS, img2img=True)
+
+
 @pytest.mark.parametrize("name", ["DDIMScheduler", "PNDMScheduler"])
 def test_a_schedule_of_betas_is_refused_for_a_flow(name: str) -> None:
     with pytest.raises(SourceError, match="the model is a flow, and this class has no use_flow_sigmas"):

@@ -17,7 +17,7 @@ from models.components import load_scheduler
 from models.families import FAMILIES
 from models.latent_diffusion import ReferenceRequest
 from tests.drawing import draw
-from tests.families.cases import BY_NAME, CASES, NEGATIVES, STEPS, TEXT_CASES, Case
+from tests.families.cases import BY_NAME, CASES, NEGATIVES, PROMPTS, STEPS, TEXT_CASES, Case
 from tests.families.conftest import Exported
 
 PSNR_DB = 50.0  # at least, float32, against diffusers
@@ -49,6 +49,15 @@ def test_same_seed_same_pictures_as_diffusers(exported: Make, name: str) -> None
             assert expected.std() > 0.02, "a flat picture would be equal to anything"
             actual = draw(made.bundle, solver, STEPS, request)
             assert psnr_db(actual, expected) >= PSNR_DB, (solver, size)
+
+
+@each_case(*TEXT_CASES)
+def test_one_prompt_and_no_negative_prompt(exported: Make, name: str) -> None:
+    """What the command line asks for by default: a batch of one, and the pipeline's own idea of "no prompt"."""
+    made = exported(name)
+    request = replace(made.case.request(made.case.sizes[-1]), prompts=PROMPTS[:1], negative_prompts=None)
+    solver = made.case.solvers[0]
+    assert psnr_db(draw(made.bundle, solver, STEPS, request), reference(made, solver, request)) >= PSNR_DB
 
 
 @each_case(*TEXT_CASES)
@@ -115,4 +124,5 @@ def test_text_and_timestep_work_has_left_the_loop(exported: Make, name: str) -> 
     assert manifest.graphs["denoise"].parameters < manifest.hoisting.whole_parameters
     inputs = {spec.name for spec in manifest.graphs["denoise"].inputs}
     assert "timestep" not in inputs
-    assert all(encoder.prompt.length >= 77 for encoder in manifest.conditioning.encoders)
+    given = {spec.name for e in manifest.conditioning.encoders for spec in manifest.graphs[e.graph].outputs}
+    assert not inputs & given

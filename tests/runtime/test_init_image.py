@@ -32,6 +32,22 @@ def test_transparency_is_put_on_white_and_grey_becomes_three_channels(tmp_path: 
     np.testing.assert_allclose(pixels_from_file(tmp_path / "grey.png", 8, 6), np.full((1, 3, 6, 8), 0.2), atol=1e-7)
 
 
+def test_a_photograph_stands_upright(tmp_path: Path) -> None:
+    turned = Image.fromarray(PIXELS).transpose(Image.Transpose.ROTATE_90)
+    exif = turned.getexif()
+    exif[0x0112] = 6  # orientation: turn it a quarter to the right
+    turned.save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(
+        pixels_from_file(tmp_path / "a.png", 8, 6)[0].transpose(1, 2, 0), PIXELS.astype(np.float32) / 255
+    )
+
+
+def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((6, 8), np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(RequestError, match="has 16 bits a channel; save it with 8"):
+        pixels_from_file(tmp_path / "a.png", 8, 6)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"x" * 40])
 def test_what_is_no_picture_is_one_line(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "a.png"

@@ -80,6 +80,10 @@ def test_steps_are_counted_as_both_kinds_of_pipelines_count_them(
         (Asked(), "draw what? toy draws from text: give -p TEXT"),
         (Asked(label="cat"), "--label is for class-label models; toy draws from text: give -p TEXT"),
         (
+            Asked(prompts=["a"], negative_prompts=["b"], cfg_scale=1.0),
+            "-n needs guidance, and --cfg-scale is 1; give --cfg-scale above 1, or leave -n away",
+        ),
+        (
             Asked(prompts=["a", "b", "c"], negative_prompts=["d", "e"]),
             "2 times -n for 3 prompts; give it once, or once for each -p",
         ),
