@@ -36,6 +36,10 @@ def write_directory(pipe: FluxPipeline, folder: Path) -> int:
     The networks of `pipe` become half precision.
     """
     pipe.to(torch.float16)
+    for tokenizer in (pipe.tokenizer, pipe.tokenizer_2):
+        # A call leaves its padding and its limit in the tokenizer, and its file would apply them to every reader's.
+        tokenizer.backend_tokenizer.no_padding()
+        tokenizer.backend_tokenizer.no_truncation()
     pipe.save_pretrained(folder)
     for encoder in ("text_encoder", "text_encoder_2"):
         # transformers 5 loads in the type that the config names, diffusers 0.42 in float32: unlike types do not add up.

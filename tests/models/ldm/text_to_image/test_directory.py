@@ -1,5 +1,6 @@
 """The directory loads as any FluxPipeline, and the shipped one draws what it is asked for."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,10 @@ def test_written_directory_loads_in_float32_and_draws_the_same(tmp_path: Path):
     assert write_directory(pipe, tmp_path / "model") == sum(
         path.stat().st_size for path in (tmp_path / "model").rglob("*") if path.is_file()
     )
+    for name in ("tokenizer", "tokenizer_2"):
+        kept = json.loads((tmp_path / "model" / name / "tokenizer.json").read_text(encoding="utf-8"))
+        assert kept["padding"] is None  # though the pipeline has just padded and cut with it
+        assert kept["truncation"] is None
     loaded = FluxPipeline.from_pretrained(tmp_path / "model", local_files_only=True)
     assert {module.dtype for module in (loaded.transformer, loaded.text_encoder, loaded.text_encoder_2)} == {
         torch.float32
