@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer, T5Tokenizer
 
 from models.ldm.text_to_image.captions import Caption, written
-from models.ldm.text_to_image.config import SEQUENCE_LENGTH, NetworkConfig
+from models.ldm.text_to_image.config import T5_TOKENS, NetworkConfig
 from models.ldm.text_to_image.recolour import COLOURS
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -81,7 +81,7 @@ def t5_tokenizer(config: NetworkConfig, corpus: Sequence[str]) -> T5Tokenizer:
     # Capitals are spelt letter by letter: as words they would take a third of the vocabulary from the small ones.
     counted.train_from_iterator([line.lower() for line in corpus], trainer)
     pieces = [(str(piece), float(score)) for piece, score in json_of(counted)["model"]["vocab"]]
-    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=SEQUENCE_LENGTH)
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=T5_TOKENS)
 
 
 def json_of(tokenizer: Tokenizer) -> dict[str, Any]:
