@@ -40,8 +40,9 @@ def draw(
         resolved = replace(resolved, labels=request.labels)
     trajectory = trajectory_of_request(session.bundle, resolved, request.seed, pixels=pixels)
     if timesteps is not None:
-        told = trajectory.per_call["timestep"]
-        told[:] = np.float32(timesteps[: len(told)])[:, None, None]
+        shape = trajectory.per_call["timestep"].shape
+        told = np.broadcast_to(np.float32(timesteps[: shape[0]])[:, None, None], shape)
+        trajectory.per_call["timestep"] = np.ascontiguousarray(told)
     sampling = session.sampling(trajectory)
     for _ in sampling.steps():
         pass

@@ -28,6 +28,7 @@ def test_sample_draws_prompts_at_a_size(exported: Make, tmp_path: Path, capfd: p
     flags = [flag for prompt in request.prompts for flag in ("-p", prompt)]
     size = ["-W", str(width), "-H", str(height)]
     out = tmp_path / "a.png"
+    capfd.readouterr()  # what the export said
     assert main(["sample", str(made.bundle), *flags, *size, "-s", "7", "--separate", "-o", str(out), "--json"]) == 0
     done = capfd.readouterr()
     report = json.loads(done.out.splitlines()[-1])
@@ -61,6 +62,7 @@ def test_sample_draws_over_an_image(exported: Make, tmp_path: Path, capfd: pytes
 
 def test_verify_and_inspect_say_what_is_there(exported: Make, capfd: pytest.CaptureFixture[str]) -> None:
     made = exported("flux-dev")
+    capfd.readouterr()
     assert main(["verify", str(made.bundle)]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert any(line.startswith("ok    text_encoder_2/t5_hidden") for line in lines)
@@ -86,6 +88,7 @@ def test_mistakes_get_one_line(
     exported: Make, tmp_path: Path, capfd: pytest.CaptureFixture[str], flags: list[str], line: str
 ) -> None:
     made = exported("flux-dev")
+    capfd.readouterr()
     assert main(["sample", str(made.bundle), *flags, "-o", str(tmp_path / "a.png")]) == 1
     errors = capfd.readouterr().err.splitlines()
     assert len(errors) == 1

@@ -41,10 +41,13 @@ def write_directory(pipe: FluxPipeline, folder: Path) -> int:
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.backend_tokenizer.no_truncation()
     pipe.save_pretrained(folder)
-    for encoder in ("text_encoder", "text_encoder_2"):
-        # transformers 5 loads in the type that the config names, diffusers 0.42 in float32: unlike types do not add up.
-        config = folder / encoder / "config.json"
-        entries = json.loads(config.read_text(encoding="utf-8")) | {"dtype": "float32"}
+    for config in folder.glob("*/config.json"):
+        entries = json.loads(config.read_text(encoding="utf-8"))
+        entries.pop("_name_or_path", None)  # where this machine had it
+        if config.parent.name in ("text_encoder", "text_encoder_2"):
+            # transformers 5 loads in the type that the config names, diffusers 0.42 in float32: unlike types do not add
+            # up.
+            entries["dtype"] = "float32"
         config.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
     weights = folder / "vae" / WEIGHTS
     if folder.parent.resolve() == AUTOENCODER.parents[1].resolve():

@@ -55,6 +55,7 @@ def test_autoencoder_is_a_link_beside_emoji_dit(tmp_path: Path, monkeypatch: pyt
     size = write_directory(pipe, tmp_path / "emoji-flux")
     link = tmp_path / "emoji-flux" / "vae" / weights.name
     assert link.is_symlink()
+    assert not [p for p in (tmp_path / "emoji-flux").rglob("*.json") if str(tmp_path) in p.read_text(encoding="utf-8")]
     assert link.readlink() == Path("../../emoji-dit/vae") / weights.name
     assert size < sum(path.stat().st_size for path in (tmp_path / "emoji-flux").rglob("*") if path.is_file())
     FluxPipeline.from_pretrained(tmp_path / "emoji-flux", local_files_only=True)
