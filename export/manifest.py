@@ -51,6 +51,7 @@ def draft_manifest(
         sizes=sizes,
         img2img=img2img,
         conditioning=conditioning_record(model),
+        guided=model.guided,
         graphs={name: _graph_record(name, graph, step, default) for name, graph in narrowed.graphs.items()},
         hoisting=_hoisting_record(narrowed, default),
         solvers={

@@ -112,6 +112,7 @@ class LatentDiffusion:
     text_encoders: tuple[TextEncoder, ...] = ()
     zero_null: bool = False  # without a negative prompt the unconditional branch has zeros for text (SDXL)
     default_guidance: float | None = None  # of a guidance-distilled model
+    guided: bool = True  # False: the pipeline has no classifier-free guidance, at any scale (LCM)
     sizes: SizeRange | None = None  # None: the default size only
     encoder: nn.Module | None = None  # where diffusers has an img2img pipeline of this family
     default_strength: float = 0.8  # of that pipeline

@@ -86,6 +86,7 @@ class SDXL:
             default_steps=DEFAULT_STEPS,
             default_cfg_scale=1.0 if distilled else DEFAULT_SCALE,
             default_guidance=DEFAULT_SCALE if distilled else None,
+            guided=not distilled,
             text_encoders=(clip, clip_2),
             zero_null=_zeros_for_no_prompt(source),
             sizes=sizes_around(max(height, width), size_multiple(unet)),

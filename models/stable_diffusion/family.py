@@ -72,6 +72,7 @@ class StableDiffusion:
             default_steps=self.default_steps,
             default_cfg_scale=1.0 if distilled else self.default_scale,
             default_guidance=self.default_scale if distilled else None,
+            guided=not distilled,
             text_encoders=(text,),
             sizes=sizes_around(max(height, width), size_multiple(unet)),
         )

@@ -62,6 +62,8 @@ def resolve(manifest: Manifest, asked: Asked, batch: int | None = None) -> Reque
     cfg_scale = manifest.defaults.cfg_scale if asked.cfg_scale is None else asked.cfg_scale
     if not math.isfinite(cfg_scale) or cfg_scale < 0:
         raise RequestError(f"--cfg-scale {cfg_scale} is out of range; give 0 or more (1 and less is no guidance)")
+    if cfg_scale > 1 and not manifest.guided:
+        raise RequestError(f"--cfg-scale is not for {manifest.name}, whose guidance is distilled; give --guidance")
     label = ""
     labels: tuple[int, ...] = ()
     prompts: tuple[str, ...] = ()

@@ -200,6 +200,7 @@ class Manifest(Strict, frozen=True):
     latent: Latent
     image: Image
     conditioning: LabelConditioning | TextConditioning
+    guided: bool  # whether the pipeline has classifier-free guidance at all
     sizes: SizeRange | None  # None: the default size only
     img2img: Img2Img | None
     graphs: dict[str, Graph]

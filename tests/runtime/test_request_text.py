@@ -113,6 +113,14 @@ def test_what_cannot_be_gets_one_line(manifest: Manifest, asked: Asked, line: st
     assert str(caught.value) == line
 
 
+def test_a_model_without_guidance_refuses_a_scale(manifest: Manifest) -> None:
+    """LCM's pipeline runs one branch at any scale."""
+    distilled = msgspec.structs.replace(manifest, guided=False)
+    with pytest.raises(RequestError, match="--cfg-scale is not for toy, whose guidance is distilled; give --guidance"):
+        resolve(distilled, Asked(prompts=["a"], cfg_scale=2.0))
+    assert resolve(distilled, Asked(prompts=["a"], cfg_scale=1.0)).cfg_scale == 1.0
+
+
 def test_a_bundle_without_an_encoder_says_how_to_get_one(manifest: Manifest) -> None:
     without = msgspec.structs.replace(manifest, img2img=None)
     with pytest.raises(RequestError, match="has no encoder; export with --img2img"):

@@ -135,6 +135,7 @@ def write_bundle(root: Path, name: str = "toy") -> Path:
         target="onnxruntime",
         latent=schema.Latent(channels=CHANNELS, height=SIZE, width=SIZE),
         image=schema.Image(channels=3, height=SIZE * SCALE, width=SIZE * SCALE),
+        guided=True,
         sizes=None,
         img2img=None,
         conditioning=schema.LabelConditioning(labels=LABELS, null_label=NULL_LABEL),
