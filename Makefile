@@ -81,16 +81,16 @@ format: $(installed) ## formats the code
 	$(bin)/ruff format .
 
 .PHONY: train
-train: $(installed) ## trains the shipped model from nothing (two hours); resumes where it was stopped
-	OMP_WAIT_POLICY=PASSIVE $(bin)/python -m models.ldm.train $(if $(shell command -v c++),--compile)
+train: $(installed) ## trains a shipped model from nothing (MODEL=emoji-dit or emoji-flux, two hours); resumes
+	OMP_WAIT_POLICY=PASSIVE $(bin)/python -m $(if $(filter emoji-flux,$(MODEL)),models.ldm.text_to_image.train,models.ldm.train) $(if $(shell command -v c++),--compile)
 
 .PHONY: families
 families: $(installed) ## draws with every family and writes the README's table of them
 	$(bin)/python -m benchmarks.families
 
 .PHONY: evaluate
-evaluate: $(installed) ## measures the shipped model and rewrites the figures of its card
-	$(bin)/python -m models.ldm.evaluate
+evaluate: $(installed) ## measures a shipped model and rewrites the figures of its card
+	$(bin)/python -m $(if $(filter emoji-flux,$(MODEL)),models.ldm.text_to_image.evaluate,models.ldm.evaluate)
 
 .PHONY: wheel
 wheel: $(installed) ## builds the runtime's wheel into build/wheel

@@ -1,6 +1,7 @@
 """The shipped model, end to end: the checkpoint, its bundle, and the command line against DiTPipeline."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,13 @@ from export.pipeline import ExportOptions, export_bundle
 from export.solvers import solver_from_name
 from models.components import load_scheduler
 from models.dit.reference import reference_image
+from models.families import FAMILIES
 from models.latent_diffusion import ReferenceRequest
 from models.shipped import shipped_checkpoints
 from tests.conftest import SOLVERS
 
 MAX_BYTES = 12_000_000
+MAX_BYTES_OF_ALL = 16_000_000
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +80,34 @@ def test_another_label_is_another_picture(bundle: Path, tmp_path: Path) -> None:
         assert latentc(["sample", str(bundle), "--label", label, "-s", "7", "-o", str(path)]) == 0
         pictures.append(np.asarray(Image.open(path)))
     assert psnr_db(pictures[0], pictures[1], peak=255.0) < 30.0
+
+
+def test_all_shipped_checkpoints_together_are_small_and_name_no_machine() -> None:
+    files = [p for source in shipped_checkpoints().values() for p in source.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in files if not p.is_symlink()) <= MAX_BYTES_OF_ALL
+    for path in files:
+        if path.suffix in (".json", ".md"):
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r'"/|_name_or_path|@[A-Z]+@', text), path
+
+
+def test_emoji_flux_draws_what_its_pipeline_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command line against FluxPipeline: two prompts in a batch, the pipeline's own guidance."""
+    checkpoint, bundle = shipped_checkpoints()["emoji-flux"], tmp_path / "bundle"
+    manifest = export_bundle(ExportOptions(source=str(checkpoint), output=bundle, steps=(8,)))
+    assert (manifest.image.width, manifest.image.height, manifest.defaults.guidance) == (64, 64, 3.5)
+    assert manifest.graphs["denoise"].parameters < 0.8 * manifest.hoisting.whole_parameters
+    prompts = ("red heart", "blue car")
+    flags = [flag for prompt in prompts for flag in ("-p", prompt)]
+    assert latentc(["sample", str(bundle), *flags, "-s", "7", "-o", str(tmp_path / "out.png"), "--json"]) == 0
+    drawn = np.asarray(Image.open(tmp_path / "out.png"))  # [64, 128, 3]
+    request = ReferenceRequest(seed=7, steps=8, cfg_scale=1.0, prompts=prompts, guidance=3.5)
+    images = FAMILIES["FluxPipeline"].reference_image(checkpoint, load_scheduler(checkpoint), request).numpy()
+    expected = np.rint(np.concatenate(list(images), axis=2).transpose(1, 2, 0) * 255)
+    assert psnr_db(drawn, expected, peak=255.0) >= 60.0
+    assert psnr_db(drawn[:, :64], drawn[:, 64:], peak=255.0) < 30.0
+    # A red heart is red in its middle, and white around.
+    red, green, blue = drawn[24:40, 24:40].reshape(-1, 3).mean(axis=0)
+    assert red > 150
+    assert red - max(green, blue) > 80
+    assert drawn[:4, :4].mean() > 240
