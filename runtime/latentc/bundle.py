@@ -24,14 +24,13 @@ from pathlib import Path
 import msgspec
 
 from latentc.errors import BundleError
+from latentc.manifest_check import problems
 from latentc.schema import SCHEMA_VERSION, FileRecord, LabelConditioning, Manifest, Parity
 
 MANIFEST = "manifest.json"
 PARITY = "parity.json"
 ENGINES = "engines"
-REQUIRED_GRAPHS = ("denoise", "decode")
 
-_MAX_NUMBER = 2**24  # of sizes, counts and labels: far above any model, and no product of them overflows
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_+=@-][A-Za-z0-9_.+=@-]*(/[A-Za-z0-9_+=@-][A-Za-z0-9_.+=@-]*)*")
 _SEAL = re.compile(rb"([0-9a-f]{64})  ([!-~]+)\n")
 
@@ -107,7 +106,9 @@ def manifest_of(root: Path) -> tuple[Manifest, str]:
     for file in manifest.files:
         if not _PLAIN_PATH.fullmatch(file) or file.split("/")[0] == ENGINES or file.startswith(MANIFEST):
             raise BundleError(f"{root}: the manifest lists {file!r}, which is no plain path inside a bundle")
-    _check_references(manifest, root)
+    problem = next(problems(manifest, PARITY), None)
+    if problem is not None:
+        raise BundleError(f"{root}: the manifest {problem}")
     return manifest, digest
 
 
@@ -147,6 +148,8 @@ def hashed_files(root: Path, files: dict[str, FileRecord]) -> Iterator[tuple[str
 
 def map_file(root: Path, file: str) -> memoryview:
     """Maps a regular file inside `root` read-only, following no link on the way; BundleError if it is none."""
+    if not _PLAIN_PATH.fullmatch(file):
+        raise BundleError(f"{file!r} is no plain path inside a bundle")
     path = root / file
     parents = [root / parent for parent in list(Path(file).parents)[:-1]]
     if path.is_symlink() or any(parent.is_symlink() for parent in parents):
@@ -180,39 +183,3 @@ def _manifest_from_json(data: memoryview, root: Path) -> Manifest:
         return msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, RecursionError) as error:
         raise BundleError(f"{root}: {MANIFEST} does not follow the schema: {error}") from None
-
-
-def _check_references(manifest: Manifest, root: Path) -> None:
-    """What the types cannot say: that everything the manifest refers to is there, and in range."""
-    conditioning = manifest.conditioning
-    encoders = () if isinstance(conditioning, LabelConditioning) else conditioning.encoders
-    required = (*REQUIRED_GRAPHS, *(encoder.graph for encoder in encoders), *(["encode"] if manifest.img2img else []))
-    missing = [name for name in required if name not in manifest.graphs]
-    if missing:
-        raise BundleError(f"{root}: the manifest has no graph {', '.join(missing)}")
-    used = [PARITY, *(table.file for table in manifest.tables), *(encoder.tokenizer for encoder in encoders)]
-    used += [file for graph in manifest.graphs.values() for file in (graph.file, graph.weights)]
-    for file in used:
-        if file not in manifest.files:
-            raise BundleError(f"{root}: the manifest refers to {file}, which it does not list")
-    counts = [n for table in manifest.tables for n in (table.steps, table.calls, table.noise_draws + 1)]
-    counts += [n for table in manifest.tables for n in table.size or ()]
-    counts += [n for encoder in encoders for n in (encoder.prompt.length, encoder.negative.length, encoder.pad_id + 1)]
-    if isinstance(conditioning, LabelConditioning):
-        counts += [conditioning.null_label + 1, *(label + 1 for label in conditioning.labels.values())]
-    sizes = [*msgspec.structs.astuple(manifest.latent), *msgspec.structs.astuple(manifest.image)]
-    sizes += msgspec.structs.astuple(manifest.sizes) if manifest.sizes else ()
-    if not all(1 <= number < _MAX_NUMBER for number in (*sizes, *counts)):
-        raise BundleError(f"{root}: the manifest has a size, count or label that is out of range")
-    if not isinstance(conditioning, LabelConditioning) and not encoders:
-        raise BundleError(f"{root}: the manifest has neither labels nor a text encoder")
-    latent, image = manifest.latent, manifest.image
-    unlike = image.height * latent.width != image.width * latent.height or image.height % latent.height
-    if latent.height % latent.multiple or latent.width % latent.multiple or unlike:
-        raise BundleError(f"{root}: the manifest's sizes of latents and image do not fit each other")
-    pairs = {(table.solver, table.steps) for table in manifest.tables}
-    if (manifest.defaults.solver, manifest.defaults.steps) not in pairs:
-        raise BundleError(f"{root}: the manifest has no table for its own defaults")
-    unknown = sorted({solver for solver, _ in pairs} - set(manifest.solvers))
-    if unknown:
-        raise BundleError(f"{root}: the manifest has tables of {', '.join(unknown)} but no such solver")

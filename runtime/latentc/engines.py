@@ -50,16 +50,17 @@ class LoadedEngines:
 
 def load_engines(bundle: Bundle, backend: Backend) -> LoadedEngines:
     """The built engines of this machine where they are whole and up to date, else engines from the graphs."""
+    reason: str | None
     try:
         files = _files_of(bundle, backend)
-    except BundleError as error:
-        reason: str | None = str(error)
-    else:
         if files is not None:
-            return LoadedEngines(
-                {name: backend.load_engine(name, files) for name in bundle.manifest.graphs}, True, None
-            )
+            built = {name: backend.load_engine(name, files) for name in bundle.manifest.graphs}
+            return LoadedEngines(built, True, None)
         reason = None
+    except BundleError as error:
+        reason = str(error)
+    except KeyError as error:  # of `files`
+        reason = f"{RECORD} does not list {error}"
     engines = {name: backend.load_graph(bundle.graph(name)) for name in bundle.manifest.graphs}
     return LoadedEngines(engines, False, reason)
 

@@ -118,6 +118,7 @@ def test_the_schema_is_strict(bundle: Path) -> None:
         (lambda d: d["conditioning"]["labels"].update(cat=2**64), "out of range"),
         (lambda d: d["files"].pop("parity.json"), "refers to parity.json, which it does not list"),
         (lambda d: d["graphs"]["decode"].update(file="graphs/none.onnx"), "refers to graphs/none.onnx"),
+        (lambda d: d["graphs"].update({"../../pwn": d["graphs"]["decode"]}), "has a graph named '../../pwn'"),
     ):
         toy.seal_bytes(bundle, whole)
         assert why in rewritten(bundle, change), why
@@ -185,3 +186,10 @@ def test_a_damaged_parity_report_with_a_right_hash_is_refused(bundle: Path) -> N
     toy.seal(bundle, toy.read_manifest(bundle))
     with pytest.raises(BundleError, match=r"parity\.json does not follow the schema"):
         open_bundle(bundle).parity()
+
+
+@pytest.mark.parametrize("file", ["/etc/hostname", "../parity.json", "graphs/../parity.json", ""])
+def test_no_path_leads_outside(bundle: Path, file: str) -> None:
+    (bundle.parent / "parity.json").write_text("{}")
+    with pytest.raises(BundleError, match="is no plain path inside a bundle"):
+        module.map_file(bundle, file)

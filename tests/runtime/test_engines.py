@@ -1,5 +1,6 @@
 """Built engines: incremental, sealed, bound to their graphs and machine; never half there."""
 
+import hashlib
 import os
 import shutil
 import signal
@@ -95,15 +96,35 @@ def test_a_linked_engine_directory_is_not_used(bundle: Path, backend: Backend) -
     assert "is a link" in str(load_engines(open_bundle(bundle), backend).reason)
 
 
-def test_record_of_another_schema_is_stale(bundle: Path, backend: Backend) -> None:
-    directory = build_engines(open_bundle(bundle), backend)
+def reseal(directory: Path, changes: dict[str, object]) -> None:
+    """Changes engine.json, and hashes it again as a tamperer would."""
     record = msgspec.json.decode((directory / "engine.json").read_bytes())
-    toy.seal_bytes(directory, msgspec.json.encode({**record, "extra": 1}))
+    toy.seal_bytes(directory, msgspec.json.encode({**record, **changes}))
     for suffix in ("", ".sha256"):
         (directory / f"manifest.json{suffix}").replace(directory / f"engine.json{suffix}")
     seal = directory / "engine.json.sha256"
     seal.write_text(seal.read_text().replace("manifest.json", "engine.json"))
+
+
+def test_record_of_another_schema_is_stale(bundle: Path, backend: Backend) -> None:
+    directory = build_engines(open_bundle(bundle), backend)
+    reseal(directory, {"extra": 1})
     assert "unknown field `extra`" in str(load_engines(open_bundle(bundle), backend).reason)
+
+
+@pytest.mark.parametrize("file", ["/etc/hostname", "../../parity.json"])
+def test_a_record_cannot_name_files_elsewhere(bundle: Path, backend: Backend, file: str) -> None:
+    directory = build_engines(open_bundle(bundle), backend)
+    data = (directory / file).read_bytes()
+    reseal(directory, {"files": {file: {"sha256": hashlib.sha256(data).hexdigest(), "num_bytes": len(data)}}})
+    assert load_engines(open_bundle(bundle), backend).reason == f"{file!r} is no plain path inside a bundle"
+
+
+def test_a_record_that_leaves_a_file_out_is_not_used(bundle: Path, backend: Backend) -> None:
+    directory = build_engines(open_bundle(bundle), backend)
+    reseal(directory, {"files": {}})
+    loaded = load_engines(open_bundle(bundle), backend)
+    assert (loaded.built, loaded.reason) == (False, "engine.json does not list 'denoise.onnx'")
 
 
 def test_a_build_that_fails_leaves_the_old_engine(
