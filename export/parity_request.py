@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 from latentc.request import Request, skipped_steps
 from latentc.table import SolverTable as RuntimeTable
+from latentc.text import Tokenizers
 from latentc.trajectory import Trajectory, noise_from_seed, trajectory_of
 
 from export.examples import TEXTS, parity_size
@@ -78,9 +79,8 @@ def parity_trajectory(
     noise = noise_from_seed(SEED, shape, probed.noise_draws, encodes=skipped is not None)
     pixels = None if skipped is None else picture(model, size)
     multiple = model.sizes.multiple if model.sizes is not None else 1
-    return trajectory_of(
-        conditioning_record(model), multiple, request, runtime_table(probed), noise, tokenizers, pixels
-    )
+    opened = Tokenizers(tokenizers)
+    return trajectory_of(conditioning_record(model), multiple, request, runtime_table(probed), noise, opened, pixels)
 
 
 def parity_table(step: FusedStep, tables: tuple[SolverTable, ...]) -> SolverTable:

@@ -4,7 +4,7 @@ Branch 0 is what is asked for, branch 1 (with classifier-free guidance) what is 
 negative prompt, or nothing at all. Equal texts are encoded once, whatever branch and picture they belong to.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from latentc.request import Request
 from latentc.schema import LabelConditioning, TextConditioning, TextEncoder
-from latentc.text import cut_warning, encode_texts, tokenizer_from_json
+from latentc.text import Tokenizers, cut_warning, encode_texts
 
 Ids = npt.NDArray[np.int64]
 
@@ -58,17 +58,13 @@ def branches_of(conditioning: TextConditioning, request: Request, branches: int)
 
 
 def texts_of(
-    conditioning: TextConditioning, branches: Sequence[Branch | None], tokenizers: Mapping[str, memoryview]
+    conditioning: TextConditioning, branches: Sequence[Branch | None], tokenizers: Tokenizers
 ) -> tuple[TextBatch, ...]:
     """What each text encoder is to encode, texts of the same length together."""
-    return tuple(
-        batch
-        for encoder in conditioning.encoders
-        for batch in _batches(encoder, branches, tokenizers[encoder.tokenizer])
-    )
+    return tuple(batch for encoder in conditioning.encoders for batch in _batches(encoder, branches, tokenizers))
 
 
-def _batches(encoder: TextEncoder, branches: Sequence[Branch | None], tokenizer: memoryview) -> list[TextBatch]:
+def _batches(encoder: TextEncoder, branches: Sequence[Branch | None], tokenizers: Tokenizers) -> list[TextBatch]:
     # Where prompt and negative prompt follow one rule, equal texts of both branches are encoded once.
     groups: dict[bool, dict[str, list[tuple[int, int]]]] = {}
     for branch_index, branch in enumerate(branches):
@@ -78,16 +74,27 @@ def _batches(encoder: TextEncoder, branches: Sequence[Branch | None], tokenizer:
         for image, text in enumerate(branch.texts):
             groups.setdefault(negative, {}).setdefault(text, []).append((branch_index, image))
     batches = []
-    opened = tokenizer_from_json(tokenizer, encoder.tokenizer)
+    tokenizer, file = tokenizers[encoder.tokenizer], encoder.tokenizer
     for negative, places in groups.items():
-        tokens = encode_texts(opened, list(places), encoder.negative if negative else encoder.prompt, encoder.pad_id)
+        rule = encoder.negative if negative else encoder.prompt
+        names = [_name(branches, *where[0]) for where in places.values()]
+        tokens = encode_texts(tokenizer, list(places), rule, encoder.pad_id, file, names)
         batches.append(
             TextBatch(
                 graph=encoder.graph,
                 input_ids=tokens.ids,
                 attention_mask=tokens.mask,
                 places=tuple(tuple(where) for where in places.values()),
-                notices=tuple(cut_warning(cut, encoder.graph) for cut in tokens.cuts),
+                notices=tuple(cut_warning(cut, encoder.graph, names[cut.text]) for cut in tokens.cuts),
             )
         )
     return batches
+
+
+def _name(branches: Sequence[Branch | None], branch_index: int, image: int) -> str:
+    """What the user calls a text: with its number, where the branch has several different ones."""
+    branch = branches[branch_index]
+    assert branch is not None, "a branch of zeros has no texts"
+    what = "negative prompt" if branch.negative else "prompt"
+    different = list(dict.fromkeys(branch.texts))
+    return f"{what} {different.index(branch.texts[image]) + 1}" if len(different) > 1 else what

@@ -8,6 +8,7 @@ pictures = session.draw(request, seed=7)        # float32 [4, 3, height, width] 
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from latentc.prologue import PromptCache
 from latentc.request import Request
 from latentc.sampler import Sampling
 from latentc.table import table_from_bundle
+from latentc.text import Tokenizers
 from latentc.trajectory import Trajectory, latent_shape, noise_from_seed, trajectory_of
 
 
@@ -34,6 +36,11 @@ class Session:
     engines: Mapping[str, Engine]
     cache: PromptCache = field(default_factory=PromptCache)
 
+    @cached_property
+    def tokenizers(self) -> Tokenizers:
+        """Kept open: a large one takes longer to read than a text to encode."""
+        return Tokenizers(self.bundle.tokenizers())
+
     def draw(
         self, request: Request, seed: int, pixels: npt.NDArray[np.float32] | None = None
     ) -> npt.NDArray[np.float32]:
@@ -41,7 +48,7 @@ class Session:
 
         A prompt that is cut is warned of (UserWarning): what was left out is said, never hidden.
         """
-        trajectory = trajectory_of_request(self.bundle, request, seed, pixels=pixels)
+        trajectory = trajectory_of_request(self.bundle, request, seed, pixels=pixels, tokenizers=self.tokenizers)
         for notice in dict.fromkeys(notice for batch in trajectory.texts for notice in batch.notices):
             warnings.warn(notice, stacklevel=2)
         sampling = self.sampling(trajectory)
@@ -66,10 +73,12 @@ def trajectory_of_request(
     seed: int,
     first: npt.NDArray[np.float32] | None = None,
     pixels: npt.NDArray[np.float32] | None = None,
+    tokenizers: Tokenizers | None = None,
 ) -> Trajectory:
     """All arrays of a request: what diffusers would draw from a CPU generator of `seed`, texts as token ids.
 
-    `first` [B, C, H, W] replaces the initial noise, `pixels` [1, 3, height, width] is an initial image.
+    `first` [B, C, H, W] replaces the initial noise, `pixels` [1, 3, height, width] is an initial image,
+    `tokenizers` are those that a session keeps open.
     """
     manifest = bundle.manifest
     if (request.skipped is None) != (pixels is None):
@@ -82,5 +91,6 @@ def trajectory_of_request(
     if first is not None and first.shape != shape:
         raise RequestError(f"the initial noise has shape {list(first.shape)}, expected {list(shape)}")
     noise = noise_from_seed(seed, shape, table.noise_draws, first, encodes=pixels is not None)
+    opened = Tokenizers(bundle.tokenizers()) if tokenizers is None else tokenizers
     multiple = manifest.latent.multiple
-    return trajectory_of(manifest.conditioning, multiple, request, table, noise, bundle.tokenizers(), pixels)
+    return trajectory_of(manifest.conditioning, multiple, request, table, noise, opened, pixels)

@@ -9,7 +9,7 @@ does not need it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from latentc.errors import BackendError, BundleError, RequestError
 from latentc.schema import TextRule
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 _MAX_SHOWN = 200  # characters of what was left out
 
@@ -68,28 +68,73 @@ def tokenizer_from_json(content: bytes | memoryview, file: str) -> Tokenizer:
     return tokenizer
 
 
-def encode_texts(tokenizer: Tokenizer, texts: Sequence[str], rule: TextRule, pad_id: int) -> EncodedTexts:
-    """Ids and mask of `texts` by `rule`; raises RequestError for a text that is not Unicode."""
+class Tokenizers:
+    """The tokenizers of a bundle by file, each opened on first use and kept: parsing one takes up to seconds."""
+
+    def __init__(self, files: Mapping[str, bytes | memoryview]) -> None:
+        self._files = files
+        self._opened: dict[str, Tokenizer] = {}
+
+    def __getitem__(self, file: str) -> Tokenizer:
+        """Raises what `tokenizer_from_json` raises."""
+        if file not in self._opened:
+            self._opened[file] = tokenizer_from_json(self._files[file], file)
+        return self._opened[file]
+
+
+def encode_texts(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    rule: TextRule,
+    pad_id: int,
+    file: str = "the tokenizer",
+    names: Sequence[str] | None = None,
+) -> EncodedTexts:
+    """Ids and mask of `texts` by `rule`.
+
+    Raises RequestError for a text that is not Unicode, and BundleError where the tokenizer fails or does not fit the
+    rule; `names` says what each text is ("negative prompt 2"), `file` which tokenizer it is.
+    """
     ids = np.full((len(texts), rule.length), pad_id, dtype=np.int64)
     mask = np.zeros((len(texts), rule.length), dtype=np.int64)
     cuts = []
     for row, text in enumerate(texts):
-        _check_unicode(text)
+        _check_unicode(text, "prompt" if names is None else names[row])
         whole = rule.prefix + (text.lower().strip() if rule.lower_strip else text)
-        encoding = tokenizer.encode(whole)
+        encoding = _encoded(tokenizer, whole, file)
         if len(encoding.ids) > rule.length:
-            kept_content = rule.length - tokenizer.num_special_tokens_to_add(False)
-            content = [index for index, sequence in enumerate(encoding.sequence_ids) if sequence is not None]
-            begin = encoding.offsets[content[kept_content]][0]
-            prefix = len(tokenizer.encode(rule.prefix).ids) if rule.prefix else 0
-            num_tokens, length = len(encoding.ids) - prefix, rule.length - prefix
-            cuts.append(Cut(row, num_tokens, length, whole[max(begin, len(rule.prefix)) :]))
+            cuts.append(_cut(tokenizer, row, whole, encoding, rule, file))
             tokenizer.enable_truncation(rule.length)
-            encoding = tokenizer.encode(whole)
-            tokenizer.no_truncation()
+            try:
+                encoding = _encoded(tokenizer, whole, file)
+            finally:
+                tokenizer.no_truncation()
+            if len(encoding.ids) > rule.length:
+                raise BundleError(f"{file}: cuts to {len(encoding.ids)} tokens where its encoder takes {rule.length}")
         ids[row, : len(encoding.ids)] = encoding.ids
         mask[row, : len(encoding.ids)] = 1
     return EncodedTexts(ids, mask, tuple(cuts))
+
+
+def _encoded(tokenizer: Tokenizer, text: str, file: str) -> Encoding:
+    try:
+        return tokenizer.encode(text)
+    except Exception as error:  # tokenizers has no base class of its own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BundleError(f"{file}: does not encode the prompt: {reason}; export again") from error
+
+
+def _cut(tokenizer: Tokenizer, row: int, whole: str, encoding: Encoding, rule: TextRule, file: str) -> Cut:
+    """What will be cut off an encoding that is too long."""
+    special = tokenizer.num_special_tokens_to_add(False)
+    content = [index for index, sequence in enumerate(encoding.sequence_ids) if sequence is not None]
+    kept_content = rule.length - special
+    if not 0 <= kept_content < len(content):
+        raise BundleError(f"{file}: adds {special} tokens to every prompt where its encoder takes {rule.length} in all")
+    begin = encoding.offsets[content[kept_content]][0]
+    prefix = len(_encoded(tokenizer, rule.prefix, file).ids) if rule.prefix else 0
+    num_tokens, length = len(encoding.ids) - prefix, rule.length - prefix
+    return Cut(row, num_tokens, length, whole[max(begin, len(rule.prefix)) :])
 
 
 def cut_warning(cut: Cut, encoder: str, what: str = "prompt") -> str:
@@ -99,13 +144,14 @@ def cut_warning(cut: Cut, encoder: str, what: str = "prompt") -> str:
     return f"{what} is cut: {cut.num_tokens} tokens, {encoder} takes {cut.length}; left out: {shown!r}{more}"
 
 
-def _check_unicode(text: str) -> None:
+def _check_unicode(text: str, name: str) -> None:
+    what = name if name[-1].isdigit() else f"the {name}"
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise RequestError(
-            f"the prompt is not Unicode text: a lone surrogate ({text[error.start]!a}) at character {error.start + 1}; "
+            f"{what} is not Unicode text: a lone surrogate ({text[error.start]!a}) at character {error.start + 1}; "
             f"give the prompt in UTF-8"
         ) from error
     if "\0" in text:
-        raise RequestError(f"the prompt has a NUL at character {text.index(chr(0)) + 1}; take it out")
+        raise RequestError(f"{what} has a NUL at character {text.index(chr(0)) + 1}; take it out")

@@ -1,6 +1,5 @@
 """One request as arrays: everything that the loop reads, computed before the loop begins."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ from latentc.noise import NormalStream
 from latentc.request import Request
 from latentc.schema import LabelConditioning, Manifest, TextConditioning
 from latentc.table import SolverTable
+from latentc.text import Tokenizers
 
 Floats = npt.NDArray[np.float32]
 
@@ -57,7 +57,7 @@ def trajectory_of(
     request: Request,
     table: SolverTable,
     noise: Noise,
-    tokenizers: Mapping[str, memoryview],
+    tokenizers: Tokenizers,
     pixels: Floats | None = None,
 ) -> Trajectory:
     """The trajectory of a request, with classifier-free guidance (arXiv 2207.12598).
@@ -65,7 +65,7 @@ def trajectory_of(
     The graph sums guidance_weights[k] * output[k] over its guidance branches: null + g (cond - null) is
     g * cond + (1 - g) * null. With `cfg_scale` g <= 1 there is one branch, and half the work.
 
-    `multiple` is that of the latents' sides, `tokenizers` holds the files that `conditioning` names, `pixels`
+    `multiple` is that of the latents' sides, `tokenizers` opens the files that `conditioning` names, `pixels`
     [1, 3, height, width] is the initial image.
     """
     weights = [request.cfg_scale, 1.0 - request.cfg_scale] if request.cfg_scale > 1.0 else [1.0]

@@ -20,6 +20,7 @@ from latentc.sampler import run_once, sample
 from latentc.schema import Figure, Parity
 from latentc.table import table_from_bundle
 from latentc.tensors import tensor, tensors_from_bytes
+from latentc.text import Tokenizers
 from latentc.trajectory import Noise, latent_shape, noise_from_seed, trajectory_of
 
 TRAJECTORY = "trajectory"
@@ -73,6 +74,7 @@ def _trajectory(
     against: str,
 ) -> Iterator[Figure]:
     figures = [figure for figure in parity.figures if figure.tensor.startswith(f"{TRAJECTORY}/")]
+    tokenizers = Tokenizers(bundle.tokenizers())
     for figure in figures:
         name = figure.tensor.partition("/")[2]
         over_image = name == OVER_IMAGE
@@ -97,7 +99,7 @@ def _trajectory(
             request,
             table,
             Noise(draws, encoder),
-            bundle.tokenizers(),
+            tokenizers,
             pixels,
         )
         image = sample(backend, engines, bundle.manifest, trajectory)

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from latentc import text
 from latentc.conditioning import branches_of, texts_of
+from latentc.errors import RequestError
 from latentc.request import Request
 from latentc.schema import Table, TextConditioning, TextEncoder, TextRule
+from latentc.text import Tokenizers
 
 tokenizers = pytest.importorskip("tokenizers", reason="the extra `text` is not installed")
 TABLE = Table(solver="any", steps=1, calls=1, noise_draws=0, file="")
@@ -17,6 +20,10 @@ def tokenizer() -> memoryview:
     built.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     built.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return memoryview(built.to_str().encode())
+
+
+def opened() -> Tokenizers:
+    return Tokenizers({"tokenizers/t.json": tokenizer()})
 
 
 def conditioning(negative: TextRule | None = None, zero_null: bool = False) -> TextConditioning:
@@ -34,7 +41,7 @@ def request(*prompts: str, negative: tuple[str, ...] | None = None) -> Request:
 def test_equal_texts_are_encoded_once_whatever_branch_they_belong_to() -> None:
     asked = request("a red apple", "", "a red apple")
     held = conditioning()
-    (batch,) = texts_of(held, branches_of(held, asked, 2), {"tokenizers/t.json": tokenizer()})
+    (batch,) = texts_of(held, branches_of(held, asked, 2), opened())
     np.testing.assert_array_equal(batch.input_ids, [[2, 3, 4, 1, 0], [1, 0, 0, 0, 0]])
     np.testing.assert_array_equal(batch.attention_mask, [[1, 1, 1, 1, 0], [1, 0, 0, 0, 0]])
     assert batch.places == (((0, 0), (0, 2)), ((0, 1), (1, 0), (1, 1), (1, 2)))
@@ -43,9 +50,7 @@ def test_equal_texts_are_encoded_once_whatever_branch_they_belong_to() -> None:
 
 def test_without_guidance_nothing_negative_is_encoded() -> None:
     held = conditioning()
-    (batch,) = texts_of(
-        held, branches_of(held, request("a", negative=("blurry",)), 1), {"tokenizers/t.json": tokenizer()}
-    )
+    (batch,) = texts_of(held, branches_of(held, request("a", negative=("blurry",)), 1), opened())
     np.testing.assert_array_equal(batch.input_ids, [[2, 1, 0, 0, 0]])
 
 
@@ -65,9 +70,7 @@ def test_a_rule_of_its_own_for_negative_prompts_makes_a_batch_of_its_own() -> No
         negative=encoder.negative,
     )  # fmt: skip
     held = TextConditioning(encoders=(with_prefix,), zero_null=False)
-    positive, negative = texts_of(
-        held, branches_of(held, request("apple", negative=("apple",)), 2), {"tokenizers/t.json": tokenizer()}
-    )
+    positive, negative = texts_of(held, branches_of(held, request("apple", negative=("apple",)), 2), opened())
     np.testing.assert_array_equal(positive.input_ids, [[5, 4, 1, 0, 0, 0]])
     np.testing.assert_array_equal(negative.input_ids, [[4, 1, 0]])
     assert (positive.places, negative.places) == ((((0, 0),),), (((1, 0),),))
@@ -75,9 +78,45 @@ def test_a_rule_of_its_own_for_negative_prompts_makes_a_batch_of_its_own() -> No
 
 def test_what_is_cut_off_is_said() -> None:
     held = conditioning()
-    (batch,) = texts_of(
-        held, branches_of(held, request("a red apple a blurry apple"), 1), {"tokenizers/t.json": tokenizer()}
-    )
+    (batch,) = texts_of(held, branches_of(held, request("a red apple a blurry apple"), 1), opened())
     np.testing.assert_array_equal(batch.input_ids, [[2, 3, 4, 2, 1]])
     assert len(batch.notices) == 1
     assert "7 tokens, text_encoder takes 5; left out: 'blurry apple'" in batch.notices[0]
+    assert batch.notices[0].startswith("prompt is cut: ")
+
+
+def test_of_several_prompts_it_is_said_which_is_cut() -> None:
+    held, long = conditioning(), "a red apple a blurry apple"
+    asked = request("a", "a", long, long, negative=("red", f"{long} a", f"{long} a", "red"))
+    (batch,) = texts_of(held, branches_of(held, asked, 2), opened())
+    assert [notice.partition(" is cut")[0] for notice in batch.notices] == ["prompt 2", "negative prompt 2"]
+    asked = request("a", "red", negative=(long, long))
+    (batch,) = texts_of(held, branches_of(held, asked, 2), opened())
+    assert [notice.partition(" is cut")[0] for notice in batch.notices] == ["negative prompt"]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "negative", "line"),
+    [
+        (("a\0",), None, "the prompt has a NUL at character 2"),
+        (("a", "red", "\udcff"), None, r"prompt 3 is not Unicode text: a lone surrogate"),
+        (("a",), ("\0",), "the negative prompt has a NUL at character 1"),
+        (("a", "red"), ("a", "\0"), "negative prompt 2 has a NUL at character 1"),
+    ],
+)
+def test_of_several_prompts_it_is_said_which_is_no_text(
+    prompts: tuple[str, ...], negative: tuple[str, ...] | None, line: str
+) -> None:
+    held = conditioning()
+    with pytest.raises(RequestError, match=f"^{line}"):
+        texts_of(held, branches_of(held, request(*prompts, negative=negative), 2), opened())
+
+
+def test_a_tokenizer_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, kept = conditioning(), opened()
+    asked = branches_of(held, request("a red apple a blurry apple"), 2)
+    first = texts_of(held, asked, kept)
+    monkeypatch.setattr(text, "tokenizer_from_json", None)
+    again = texts_of(held, asked, kept)
+    np.testing.assert_array_equal(first[0].input_ids, again[0].input_ids)
+    assert first[0].notices == again[0].notices

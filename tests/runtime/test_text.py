@@ -101,6 +101,26 @@ def test_text_that_is_none(tokenizer: Tokenizer, text: str, reason: str) -> None
     assert "\n" not in str(refused.value)
 
 
+def test_a_damaged_tokenizer_is_one_line() -> None:
+    """[UNK] is named, and not in the vocabulary: tokenizers finds out when it needs it."""
+    made = Tokenizer(models.WordLevel({"red": 0}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    read = tokenizer_from_json(made.to_str().encode(), "tokenizers/a.json")
+    assert encode_texts(read, ["red"], TextRule(length=2), 0, "tokenizers/a.json").ids.tolist() == [[0, 0]]
+    with pytest.raises(BundleError, match=r"^tokenizers/a\.json: does not encode the prompt: .*; export again$"):
+        encode_texts(read, ["red cat"], TextRule(length=2), 0, "tokenizers/a.json")
+
+
+@pytest.mark.parametrize("text", ["", "red", "red cat"])
+def test_a_length_below_the_special_tokens_is_one_line(tokenizer: Tokenizer, text: str) -> None:
+    line = r"^a\.json: adds 2 tokens to every prompt where its encoder takes 1 in all$"
+    with pytest.raises(BundleError, match=line):
+        encode_texts(tokenizer, [text], TextRule(length=1), PAD, "a.json")
+    kept = encode_texts(tokenizer, ["red cat"], TextRule(length=2), PAD)  # only the special ones fit
+    assert (kept.ids.tolist(), kept.cuts) == ([[1, 2]], (Cut(0, 4, 2, "red cat"),))
+    assert encode_texts(tokenizer, ["red cat"], TextRule(length=4), PAD).cuts == ()  # nothing is left switched on
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", b'{"version": "9.0"}'])
 def test_a_file_that_is_no_tokenizer(content: bytes) -> None:
     with pytest.raises(BundleError, match=r"tokenizers/a\.json: not read by the installed tokenizers") as refused:

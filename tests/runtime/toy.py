@@ -15,6 +15,7 @@ import onnx
 from latentc import schema
 from latentc.request import Request
 from latentc.table import SolverTable
+from latentc.text import Tokenizers
 from latentc.trajectory import Noise, Trajectory, trajectory_of
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
@@ -105,7 +106,8 @@ def trajectory(table: SolverTable, noise: Noise, labels: tuple[int, ...], cfg_sc
     """What the runtime makes of a request for the toy."""
     record = schema.Table(solver="any", steps=1, calls=table.calls, noise_draws=table.noise_draws, file="")
     request = Request(table=record, cfg_scale=cfg_scale, width=SIZE, height=SIZE, labels=labels)
-    return trajectory_of(schema.LabelConditioning(labels=LABELS, null_label=NULL_LABEL), 1, request, table, noise, {})
+    conditioning = schema.LabelConditioning(labels=LABELS, null_label=NULL_LABEL)
+    return trajectory_of(conditioning, 1, request, table, noise, Tokenizers({}))
 
 
 def write_bundle(root: Path, name: str = "toy") -> Path:
