@@ -23,7 +23,7 @@ from tests.pipelines.weights import spread_weights
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
-GAINS = {"attn2.to_out": 4.0, "time_emb_proj": 2.0, "cond_proj": 3.0, "conv_out.weight": 2.0}
+GAINS = {"attn2.to_out": 4.0, "time_emb_proj": 2.0, "conv_out.weight": 2.0}
 
 
 def random_unet(*, sample_size: int = 8, **config: object) -> UNet2DConditionModel:
@@ -42,7 +42,7 @@ def random_unet(*, sample_size: int = 8, **config: object) -> UNet2DConditionMod
     spread_weights(unet)
     with torch.no_grad():
         for name, parameter in unet.named_parameters():
-            # Text and time lie beside a residual stream, guidance beside the timestep, the output beside noise.
+            # Text and time lie beside a residual stream, the output beside noise.
             parameter.mul_(next((gain for part, gain in GAINS.items() if part in name), 1.0))
     return unet.eval()
 
