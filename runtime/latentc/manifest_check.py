@@ -101,6 +101,10 @@ def _encoders(manifest: Manifest) -> Iterator[str]:
         given, made = _names(manifest.graphs[name])
         if not given or not set(given) <= TEXT_INPUTS:
             yield f"has a text encoder {name} with inputs {_listed(given)}, expected {_listed(sorted(TEXT_INPUTS))}"
+        specs = (*manifest.graphs[name].inputs, *manifest.graphs[name].outputs)
+        first = {spec.shape[0] if spec.shape else 1 for spec in specs}  # [texts, …], as many as there are
+        if len(first) != 1 or not str(*first).isidentifier():
+            yield f"has a text encoder {name} whose tensors are not one row for each text"
         outputs.update(made)
     for output, count in outputs.items():
         if output in OWN_TENSORS or count > 1:

@@ -6,13 +6,15 @@ that the loop binds: prompt tensors once, and for step i block i of the rows, so
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from latentc.backends.protocol import Array, Backend, Buffer, Engine
 from latentc.conditioning import TextBatch
 from latentc.dims import bound_dims, evaluated
+from latentc.errors import BundleError
+from latentc.prompt_cache import PromptCache, key_of
 from latentc.schema import Graph, Manifest, TensorSpec
 from latentc.trajectory import Trajectory
 
@@ -25,14 +27,6 @@ _DTYPES: Mapping[str, type[np.generic]] = {
     "int32": np.int32,
     "bool": np.bool_,
 }
-
-
-@dataclass
-class PromptCache:
-    """Text encodings and prompt tensors that come again, such as the unconditional ones; kept for a process."""
-
-    outputs: dict[bytes, dict[str, Array]] = field(default_factory=dict)
-    hits: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,6 +95,10 @@ def _run_texts(
     for batch in trajectory.texts:
         for name, rows in _encoded(backend, engines[batch.graph], manifest.graphs[batch.graph], batch, cache).items():
             values = found.setdefault(name, np.zeros((*shape, *rows.shape[1:]), rows.dtype))
+            if values.shape[2:] != rows.shape[1:]:
+                first, second = list(values.shape[2:]), list(rows.shape[1:])
+                what = f"{name} {first} of prompts and {second} of negative prompts"
+                raise BundleError(f"graph {batch.graph} makes {what}; export again")
             for row, places in zip(rows, batch.places, strict=True):
                 for place in places:
                     values[place] = row
@@ -111,15 +109,18 @@ def _encoded(backend: Backend, engine: Engine, graph: Graph, batch: TextBatch, c
     """[texts, ...] by output; texts that were encoded before are not encoded again."""
     given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     taken = {spec.name: given[spec.name] for spec in graph.inputs}
-    keys = [_key(graph.file, {name: values[row] for name, values in taken.items()}) for row in range(len(batch.places))]
-    new = [row for row, key in enumerate(keys) if key not in cache.outputs]
-    cache.hits += len(keys) - len(new)
+    keys = [
+        key_of(graph.file, {name: values[row] for name, values in taken.items()}) for row in range(len(batch.places))
+    ]
+    found = {key: outputs for key in keys if (outputs := cache.get(key)) is not None}
+    new = [row for row, key in enumerate(keys) if key not in found]
     if new:
         uploads = {name: uploaded(backend, np.ascontiguousarray(values[new])) for name, values in taken.items()}
         computed = {name: buffer.read() for name, buffer in run_graph(backend, engine, graph, uploads).items()}
         for position, row in enumerate(new):
-            cache.outputs[keys[row]] = {name: values[position] for name, values in computed.items()}
-    return {spec.name: np.stack([cache.outputs[key][spec.name] for key in keys]) for spec in graph.outputs}
+            found[keys[row]] = {name: values[position] for name, values in computed.items()}
+            cache.put(keys[row], found[keys[row]])
+    return {spec.name: np.stack([found[key][spec.name] for key in keys]) for spec in graph.outputs}
 
 
 def _run_prompt(
@@ -138,14 +139,13 @@ def _run_prompt(
             values = constant[spec.name]
             one = values[branch : branch + 1] if _branch_axis(spec) is not None else values
             block[spec.name] = np.ascontiguousarray(one)
-        key = _key(graph.file, block)
-        if key in cache.outputs:
-            cache.hits += 1
-        else:
+        key = key_of(graph.file, block)
+        made = cache.get(key)
+        if made is None:
             uploads = {name: uploaded(backend, values) for name, values in block.items()}
-            computed = run_graph(backend, engine, graph, uploads)
-            cache.outputs[key] = {name: buffer.read() for name, buffer in computed.items()}
-        blocks.append(cache.outputs[key])
+            made = {name: buffer.read() for name, buffer in run_graph(backend, engine, graph, uploads).items()}
+            cache.put(key, made)
+        blocks.append(made)
     outputs = {}
     for spec in graph.outputs:
         axis = _branch_axis(spec)
@@ -158,12 +158,6 @@ def _branch_axis(spec: TensorSpec) -> int | None:
     """The axis that the guidance branches lie along, if there is one."""
     axes = [axis for axis, dim in enumerate(spec.shape) if isinstance(dim, str) and "guidance_branches" in dim]
     return axes[0] if axes else None
-
-
-def _key(graph: str, inputs: Mapping[str, Array]) -> bytes:
-    """What a graph is given, as a key of the cache."""
-    parts = (name.encode() + repr(values.shape).encode() + values.tobytes() for name, values in sorted(inputs.items()))
-    return graph.encode() + b"".join(parts)
 
 
 def _schedule_inputs(

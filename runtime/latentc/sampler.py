@@ -13,7 +13,8 @@ import numpy.typing as npt
 from latentc.backends.protocol import Array, Backend, Engine
 from latentc.dims import bound_dims, evaluated
 from latentc.errors import BundleError
-from latentc.prologue import PromptCache, run_graph, run_prologue, uploaded
+from latentc.prologue import run_graph, run_prologue, uploaded
+from latentc.prompt_cache import PromptCache
 from latentc.schema import Graph, Manifest
 from latentc.trajectory import InitialImage, Trajectory
 

@@ -19,7 +19,7 @@ from latentc.backends.protocol import Backend, Engine
 from latentc.bundle import Bundle, open_bundle
 from latentc.engines import load_engines
 from latentc.errors import RequestError
-from latentc.prologue import PromptCache
+from latentc.prompt_cache import PromptCache
 from latentc.request import Request
 from latentc.sampler import Sampling
 from latentc.table import table_from_bundle

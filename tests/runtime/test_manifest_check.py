@@ -110,6 +110,8 @@ UNFIT = "has sizes that do not fit its latents"
         (update("conditioning", encoders=[]), "has neither labels nor a text encoder"),
         (update("graphs", "clip", inputs=[]), "has a text encoder clip with inputs none, expected attention_mask, in"),
         (update("graphs", "clip", "inputs", 0, name="ids"), "has a text encoder clip with inputs ids, expected"),
+        (update("graphs", "clip", "outputs", 0, shape=[1, 5]), "has a text encoder clip whose tensors are not one row"),
+        (update("graphs", "clip", "outputs", 0, shape=[]), "has a text encoder clip whose tensors are not one row"),
         *((output(name), f"has a text encoder's output {name!r}, which is the name of another tensor")
           for name in ("guidance_weights", "grid_rows", "grid_columns", "guidance", "class_labels", "timestep",
                        "input_row", "schedule_row", "history", "prediction", "t5_hidden")),

@@ -10,7 +10,8 @@ import pytest
 from latentc import schema
 from latentc.backends import open_backend
 from latentc.bundle import GraphBytes
-from latentc.prologue import PromptCache, run_prologue
+from latentc.prologue import run_prologue
+from latentc.prompt_cache import PromptCache
 from latentc.schema import TensorSpec
 from latentc.trajectory import Trajectory
 
@@ -101,3 +102,14 @@ def test_the_unconditional_branch_is_computed_once_a_process(manifest: schema.Ma
         prepared = run_prologue(backend, engines, manifest, request(labels), cache)
         assert cache.hits == hits
         np.testing.assert_array_equal(prepared.constant["prompt_0"].read(), 10.0 * np.float32(labels).reshape(-1, 1))
+
+
+def test_branches_are_right_when_the_cache_keeps_none_of_them(manifest: schema.Manifest) -> None:
+    backend, cache = open_backend("onnxruntime", threads=1), PromptCache(max_bytes=0)
+    engines = {
+        name: backend.load_graph(graph_bytes(name, text)) for name, text in (("prompt", PROMPT), ("schedule", SCHEDULE))
+    }
+    labels = [[1, 2], [0, 3]]
+    prepared = run_prologue(backend, engines, manifest, request(labels), cache)
+    np.testing.assert_array_equal(prepared.constant["prompt_0"].read(), 10.0 * np.float32(labels).reshape(-1, 1))
+    assert (cache.hits, cache.num_bytes) == (0, 0)
