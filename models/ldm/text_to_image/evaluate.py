@@ -21,7 +21,7 @@ from diffusers import FluxPipeline
 
 from models.ldm.journal import save_grid
 from models.ldm.text_to_image.card import write_card
-from models.ldm.text_to_image.config import CHECKPOINT, GUIDANCE, NUM_STEPS
+from models.ldm.text_to_image.config import CHECKPOINT, GUIDANCE, NUM_STEPS, T5_TOKENS
 from models.ldm.text_to_image.dataset import DrawnEmoji, drawn_emoji, recombined_prompts
 from models.ldm.text_to_image.directory import drawn
 from models.ldm.text_to_image.judge import Judge, colours_of, judge_from_emoji, pixels_of
@@ -42,7 +42,7 @@ class EvaluationConfig:
     seed: int = 1_000
     num_steps: int = NUM_STEPS
     guidance: float = GUIDANCE
-    sequence_length: int = 64  # padding is inert: the pictures are those of 512 tokens, in a fifth of the time
+    sequence_length: int = T5_TOKENS
 
 
 def evaluate(config: EvaluationConfig) -> Figures:
@@ -67,7 +67,7 @@ def load_pipeline(folder: Path) -> FluxPipeline:
 
 
 def pictures_of(config: EvaluationConfig, pipe: FluxPipeline, prompts: Sequence[str], seed: int) -> torch.Tensor:
-    """One drawing a prompt, (N, 3, S, S) in [-1, 1], by the pipeline's own defaults but for the padding."""
+    """One drawing a prompt, (N, 3, S, S) in [-1, 1], by the pipeline's own defaults but for size and padding."""
     size = pipe.vae.config.sample_size
     return drawn(pipe, list(prompts), seed, config.num_steps, config.guidance, 1.0, config.sequence_length, size)
 

@@ -60,7 +60,7 @@ def run(
         muon.step()
         adam.step()
         ema.step(parameters)
-        running = float(loss) if running is None else 0.98 * running + 0.02 * float(loss)
+        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
         done = step + 1
         if done % config.log_every == 0 or done == config.steps:
             seconds = round(time.perf_counter() - began, 1)
