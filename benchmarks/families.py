@@ -160,7 +160,7 @@ def _count(number: float) -> str:
         if number < 1000:
             return f"{number:.3g} {unit}".rstrip()
         number /= 1000
-    return f"{number:.4g} G"
+    return f"{number:.4g} B"  # billions, as parameters are counted
 
 
 if __name__ == "__main__":
