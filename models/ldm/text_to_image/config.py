@@ -10,8 +10,8 @@ AUTOENCODER = Path(__file__).parents[1] / "checkpoints" / "emoji-dit" / "vae"
 
 # FluxPipeline's own defaults, which the shipped model is made for.
 SEQUENCE_LENGTH = 512
-# What the T5 tokenizer says of itself: it holds every caption, and the amount of padding, which training varies, changes
-# details alone, so that 512 tokens draw as well at six times the work. The compiler takes as many as the tokenizer says
+# What the T5 tokenizer says of itself: it holds every caption. The amount of padding, which training varies, changes
+# details alone: 512 tokens draw as well at six times the work. The compiler takes as many as the tokenizer says
 # (models/flux/reference.py).
 T5_TOKENS = 64
 GUIDANCE = 3.5
