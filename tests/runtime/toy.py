@@ -71,10 +71,10 @@ class ToyTable:
     noise_draws: int
 
 
-def toy_table(calls: int, noise_draws: int, seed: int) -> ToyTable:
-    """Random rows that use only what earlier calls made."""
+def toy_table(calls: int, noise_draws: int, seed: int, over_image: bool = False) -> ToyTable:
+    """Random rows that use only what earlier calls made; `over_image` adds the slot of the initial image."""
     rng = np.random.default_rng(seed)
-    slots = 1 + calls + noise_draws
+    slots = 1 + calls + noise_draws + over_image
     rows = rng.normal(0, 0.5, (calls, slots)).astype(np.float32)
     for i in range(calls):
         rows[i, 1 + i : 1 + calls] = 0
@@ -83,9 +83,17 @@ def toy_table(calls: int, noise_draws: int, seed: int) -> ToyTable:
 
 
 def toy_trajectory(
-    model: ToyModel, table: ToyTable, noise: Floats, labels: tuple[int, ...], cfg_scale: float
+    model: ToyModel,
+    table: ToyTable,
+    noise: Floats,
+    labels: tuple[int, ...],
+    cfg_scale: float,
+    latents: Floats | None = None,
 ) -> Floats:
-    """The picture in plain numpy: the loop of the design, without an engine."""
+    """The picture in plain numpy: the loop of the design, without an engine.
+
+    `latents` [1, C, H, W] are those of an initial image, for all pictures.
+    """
     calls = len(table.timesteps)
     guided = cfg_scale > 1
     branches = np.array([labels, [NULL_LABEL] * len(labels)] if guided else [labels], np.int64)
@@ -97,8 +105,12 @@ def toy_trajectory(
             x = x + table.input_rows[i, 1 + k] * output
         for k in range(table.noise_draws):
             x = x + table.input_rows[i, 1 + calls + k] * noise[1 + k]
+        if latents is not None:
+            x = x + table.input_rows[i, -1] * latents
         outputs.append(model.predict(x, np.full(branches.shape, table.timesteps[i]), branches, weights))
     history = np.concatenate([noise[:1], np.stack(outputs), noise[1:]])
+    if latents is not None:
+        history = np.concatenate([history, np.broadcast_to(latents, history[:1].shape)])
     return model.decode(np.tensordot(table.output_row, history, 1).astype(np.float32))
 
 
