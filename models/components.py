@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -11,38 +10,38 @@ import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import logging
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from models.latent_diffusion import SourceError
 from models.text.loading import quiet
+from models.weights import component_config, read_object, variant_of
 
 Module = TypeVar("Module", bound=ModelMixin)
 Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
+
+# Checkpoints from before diffusers 0.30 name these two by the class that they had in common.
+_LEGACY = {"DiTTransformer2DModel": "Transformer2DModel", "PixArtTransformer2DModel": "Transformer2DModel"}
 
 
 def load_component(module_class: type[Module], source: Path, folder: str) -> Module:
     """Reads SOURCE/folder into `module_class`, upcast to float32; raises SourceError in one line."""
     directory = source / folder
-    if not (directory / "config.json").is_file():
-        raise SourceError(f"{directory}: no config.json; a diffusers {module_class.__name__} directory has one")
-    if not list(directory.glob("*.safetensors")):
-        found = sorted(p.name for p in directory.iterdir() if p.name != "config.json")
-        raise SourceError(
-            f"{directory}: no .safetensors weights (found: {', '.join(found) or 'nothing'}); pickled weights are not "
-            f"read: convert them with save_pretrained(safe_serialization=True)"
-        )
+    config = component_config(directory, module_class.__name__)
+    _check_class(directory, config.get("_class_name"), module_class)
     try:
         with _without_progress_bar():
             module, info = module_class.from_pretrained(
                 source,
                 subfolder=folder,
                 torch_dtype=torch.float32,
+                variant=variant_of(directory),
                 use_safetensors=True,
                 local_files_only=True,
                 low_cpu_mem_usage=False,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise SourceError(f"{directory}: {_first_line(error)}") from error
     # from_pretrained only warns of these, and fills what is missing with random numbers.
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -54,12 +53,17 @@ def load_component(module_class: type[Module], source: Path, folder: str) -> Mod
 
 
 def load_scheduler(source: Path) -> SchedulerMixin:
-    """The source's own scheduler, by the class name that scheduler_config.json gives."""
+    """The source's own scheduler, by the class name that scheduler_config.json gives; or SourceError, one line."""
     path = source / "scheduler" / "scheduler_config.json"
     if not path.is_file():
         raise SourceError(f"{path}: not found; the source's solver and noise schedule are read from it")
-    name = json.loads(path.read_text()).get("_class_name", "")
-    return scheduler_class(name).from_pretrained(source, subfolder="scheduler", local_files_only=True)
+    name = read_object(path).get("_class_name")
+    if not isinstance(name, str):
+        raise SourceError(f"{path}: no _class_name; it names a scheduler of diffusers, such as DDIMScheduler")
+    try:
+        return scheduler_class(name).from_pretrained(source, subfolder="scheduler", local_files_only=True)
+    except (OSError, ValueError, TypeError, NotImplementedError) as error:  # SourceError is a ValueError
+        raise SourceError(f"{path}: {_first_line(error)}") from error
 
 
 def scheduler_class(name: str) -> type[SchedulerMixin]:
@@ -74,11 +78,16 @@ def load_pipeline(
     pipeline_class: type[Pipeline], source: Path, scheduler: SchedulerMixin, **components: ModelMixin
 ) -> Pipeline:
     """The diffusers pipeline itself in float32, as a reference: `components` take the place of the source's own."""
+    named = (source / name for name in read_object(source / "model_index.json") if name not in components)
+    variants = {variant for folder in named if (variant := variant_of(folder)) is not None}
+    if len(variants) > 1:
+        raise SourceError(f"{source}: weights of several variants ({', '.join(sorted(variants))}); keep those of one")
     with quiet(), _without_progress_bar():
         pipeline: Pipeline = pipeline_class.from_pretrained(
             source,
             scheduler=scheduler,
             dtype=torch.float32,
+            variant=next(iter(variants), None),  # a component with plain names only is read all the same
             use_safetensors=True,
             local_files_only=True,
             **components,
@@ -103,6 +112,15 @@ def _without_progress_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def _check_class(directory: Path, found: str | None, module_class: type[ModelMixin]) -> None:
+    """Raises SourceError for a component of another class, whose weights might fit all the same."""
+    known = {base.__name__ for base in module_class.__mro__}
+    known |= {legacy for name, legacy in _LEGACY.items() if name in known}
+    if found is not None and found not in known:
+        supported = next(base for base in module_class.__mro__ if base.__module__.startswith("diffusers."))
+        raise SourceError(f"{directory}: is a {found}; {supported.__name__} is supported")
 
 
 def _some(names: list[str]) -> str:

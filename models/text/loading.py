@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from models.latent_diffusion import SourceError
+from models.weights import component_config, variant_of
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -20,25 +22,19 @@ def load_text_model(model_class: type[Model], source: Path, folder: str) -> Mode
     Attention is the plain one: sdpa picks its arithmetic by whether a mask is given, and has none for soft capping.
     """
     directory = source / folder
-    if not (directory / "config.json").is_file():
-        raise SourceError(f"{directory}: no config.json; a directory of a {model_class.__name__} has one")
-    if not list(directory.glob("*.safetensors")):
-        found = sorted(p.name for p in directory.iterdir() if p.name != "config.json")
-        raise SourceError(
-            f"{directory}: no .safetensors weights (found: {', '.join(found) or 'nothing'}); pickled weights are not "
-            f"read: convert them with save_pretrained(safe_serialization=True)"
-        )
+    component_config(directory, model_class.__name__)
     try:
         with quiet():
             model, info = model_class.from_pretrained(
                 directory,
                 dtype=torch.float32,
                 attn_implementation="eager",
+                variant=variant_of(directory),
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise SourceError(f"{directory}: {_first_line(error)}") from error
     # from_pretrained only warns of these, and fills what is missing with random numbers.
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):

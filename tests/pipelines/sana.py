@@ -65,6 +65,7 @@ def make_sana(
     dtype: torch.dtype = torch.float32,
     max_shard_size: str = "10GB",
     channels: int = 8,
+    variant: str | None = None,
     **config: object,
 ) -> Path:
     """Writes a pipeline of 8×8 latents, 256×256 pixels; `config` is of the transformer."""
@@ -76,5 +77,5 @@ def make_sana(
         transformer=random_sana_transformer(channels=channels, **config),
         scheduler=DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
     )
-    whole.to(dtype).save_pretrained(directory, max_shard_size=max_shard_size)
+    whole.to(dtype).save_pretrained(directory, max_shard_size=max_shard_size, variant=variant)
     return directory

@@ -72,6 +72,7 @@ def make_stable_diffusion(
     scheduler: SchedulerMixin | None = None,
     dtype: torch.dtype = torch.float32,
     max_shard_size: str = "10GB",
+    variant: str | None = None,
 ) -> Path:
     """Writes a pipeline of 8×8 latents, 32×32 pixels. Version 2 predicts v, with CLIP-H's tokenizer and activation.
 
@@ -92,7 +93,7 @@ def make_stable_diffusion(
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.to(dtype).save_pretrained(directory, max_shard_size=max_shard_size)
+    pipeline.to(dtype).save_pretrained(directory, max_shard_size=max_shard_size, variant=variant)
     publish_tokenizer(directory, "tokenizer", pad="!" if version == 2 else "<|endoftext|>")
     index = json.loads((directory / "model_index.json").read_text())
     index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]  # named, and not read
