@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from models.autoencoder import KLDecoder
+from models.autoencoder import KLDecoder, latent_factor
 from models.components import load_component, load_scheduler
 from models.dit.modules import AdaptableDiT, DiTDenoiser
 from models.dit.original import restore_frequencies
@@ -42,7 +42,7 @@ class DiT:
                 f"label of no class; train with num_embeds_ada_norm={NULL_LABEL}"
             )
         channels, size = transformer.config.in_channels, transformer.config.sample_size
-        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        factor = latent_factor(vae)
         return LatentDiffusion(
             name=source.name,
             family=self.name,

@@ -8,7 +8,6 @@ True guidance (`true_cfg_scale`) needs a negative prompt, or the pipelines leave
 given it is "" here. Schedulers that the pipelines cannot call are mended as models/flow_matching.py says.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,10 +31,12 @@ from models.flow_matching import (
 from models.flux.modules import PATCH
 from models.latent_diffusion import Lora, ReferenceRequest
 from models.lora import load_loras
+from models.weights import read_object
 
 DEFAULT_GUIDANCE = 3.5  # FluxPipeline.__call__(guidance_scale=3.5)
 _MAX_SEQUENCE_LENGTH = 512  # FluxPipeline.__call__(max_sequence_length=512)
 _SAMPLE_SIZE = 128  # FluxPipeline.default_sample_size
+_UNSTATED = 32  # AutoencoderKL(sample_size=32)
 _MAX_SHIFT = 1.15  # where the scheduler has no max_shift
 
 
@@ -81,9 +82,14 @@ def default_size(vae: AutoencoderKL) -> int:
     """Height and width of the latents that are drawn by default.
 
     FluxPipeline has 128 written into it, whatever the checkpoint; a small model says by its VAE's sample_size (1024
-    for FLUX.1, in pixels) that it was trained for less.
+    for FLUX.1, in pixels) that it was trained for less. AutoencoderKL's own default, which a config without the number
+    has too, says nothing.
     """
-    trained = int(vae.config.sample_size) // latent_factor(vae)
+    stated = vae.config.sample_size
+    pixels = min(stated) if isinstance(stated, (list, tuple)) else stated
+    if pixels in (None, _UNSTATED):
+        return _SAMPLE_SIZE
+    trained = int(pixels) // latent_factor(vae)
     return max(min(_SAMPLE_SIZE, trained) // PATCH * PATCH, 2 * PATCH)
 
 
@@ -91,11 +97,11 @@ def t5_tokens(source: Path) -> int:
     """The tokens that T5 is given: FluxPipeline's 512, or fewer where the checkpoint's tokenizer was made for fewer.
 
     A small model whose padding has no effect says so by its tokenizer's model_max_length: most of 512 tokens would be
-    padding, in every step.
+    padding, in every step. Raises SourceError for a file that is not JSON.
     """
     path = source / "tokenizer_2" / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return min(_MAX_SEQUENCE_LENGTH, int(config.get("model_max_length", _MAX_SEQUENCE_LENGTH)))
+    length = read_object(path).get("model_max_length") if path.is_file() else None
+    return min(_MAX_SEQUENCE_LENGTH, length) if isinstance(length, int) and length > 0 else _MAX_SEQUENCE_LENGTH
 
 
 def pipeline_settings(scheduler: SchedulerMixin, steps: int, height: int, width: int) -> dict[str, Setting]:

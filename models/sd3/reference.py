@@ -7,7 +7,6 @@ is mixed into its latents [batch, C, H, W], then the solver's.
 Schedulers that the pipelines cannot call are mended as models/flow_matching.py says.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,8 +26,9 @@ from models.flow_matching import (
     set_flow_timesteps,
     takes,
 )
-from models.latent_diffusion import Lora, ReferenceRequest
+from models.latent_diffusion import Lora, ReferenceRequest, SourceError
 from models.lora import load_loras
+from models.weights import read_object
 
 _MAX_SHIFT = 1.16  # where the scheduler has no max_shift
 
@@ -69,8 +69,11 @@ def reference_image(
 
 def has_t5(source: Path) -> bool:
     """Whether model_index.json names a third text encoder; [null, null] is its absence."""
-    index = json.loads((source / "model_index.json").read_text(encoding="utf-8"))
-    return None not in index.get("text_encoder_3", [None])
+    path = source / "model_index.json"
+    named = read_object(path).get("text_encoder_3", [None])
+    if not isinstance(named, list):  # diffusers 0.42.1 raises a TypeError for null
+        raise SourceError(f"{path}: text_encoder_3 is {named!r}; write [null, null] for a model without T5")
+    return None not in named
 
 
 class TimestepRule:

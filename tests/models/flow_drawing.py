@@ -2,6 +2,7 @@
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from latentc.request import skipped_steps
 from torch import Tensor
 
 from export.examples import token_inputs
@@ -43,7 +44,7 @@ def first_latents(
     picture = torch.from_numpy(request.init_image).permute(2, 0, 1)[None]
     image = model.encoder(picture, torch.randn((1, *shape[1:]), generator=generator)).expand(shape)
     noise = torch.randn(shape, generator=generator)
-    skipped = scheduler.order * int(request.steps - request.steps * request.strength)
+    skipped = scheduler.order * skipped_steps(request.steps, request.strength, model.strength_rounds_up)
     scheduler.set_begin_index(skipped)
     timesteps = scheduler.timesteps[skipped:]
     if hasattr(scheduler, "scale_noise"):

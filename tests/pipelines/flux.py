@@ -57,9 +57,11 @@ def make_flux(
     """Writes a pipeline that draws 32×32 pixels (latents of 8×8) by default, guidance-distilled unless `schnell`."""
     tokenizer = make_clip_tokenizer(directory / "tokenizer")
     tokenizer_2 = make_t5_tokenizer(directory / "tokenizer_2")
+    vae = random_vae(16, scaling_factor=0.3611, shift_factor=0.1159, quant_conv=False)
+    vae.register_to_config(sample_size=36)  # 8 latents; 32 is what AutoencoderKL says when it is told nothing
     pipeline = FluxPipeline(
         scheduler=flux_scheduler(dynamic=not schnell),
-        vae=random_vae(16, scaling_factor=0.3611, shift_factor=0.1159, quant_conv=False),
+        vae=vae,
         text_encoder=random_clip(tokenizer),
         tokenizer=CLIPTokenizer.from_pretrained(tokenizer),
         text_encoder_2=random_t5(tokenizer_2),

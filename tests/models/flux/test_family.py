@@ -1,5 +1,6 @@
 """The FLUX adapter: what it reads and refuses, and its picture against the pipelines themselves."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from models.components import load_scheduler, scheduler_class
 from models.flow_matching import takes
 from models.flux.family import Flux
-from models.flux.reference import default_size, pipeline_settings
+from models.flux.reference import default_size, pipeline_settings, t5_tokens
 from models.latent_diffusion import Lora, ReferenceRequest, SizeRange, SourceError, TextRule
 from tests.models.drawing import psnr
 from tests.models.flow_drawing import draw
@@ -63,6 +64,7 @@ def test_reads_dev(dev: Path):
     model = Flux().load(dev)
     assert (model.latent_shape, model.image_shape, model.guided_channels) == ((16, 8, 8), (3, 32, 32), 16)
     assert (model.default_steps, model.default_cfg_scale, model.default_guidance) == (28, 1.0, 3.5)
+    assert (model.default_strength, model.strength_rounds_up) == (0.6, True)
     assert model.sizes == SizeRange(multiple=2, minimum=4, maximum=16)
     assert model.conditioning == ("clip_pooled", "t5_hidden", "guidance", "grid_rows", "grid_columns")
     assert [encoder.prompt for encoder in model.text_encoders] == [TextRule(length=77), TextRule(length=512)]
@@ -135,10 +137,22 @@ def test_the_shift_follows_the_size():
 def test_the_default_size_is_the_pipelines_or_what_the_vae_was_trained_at():
     vae = random_vae(16, levels=4)  # 8 pixels a latent
     sizes = {}
-    for pixels in (1024, 2048, 64, 8):
+    for pixels in (1024, 2048, 64, 8, (512, 64), 32, None):
         vae.register_to_config(sample_size=pixels)
         sizes[pixels] = default_size(vae)
-    assert sizes == {1024: 128, 2048: 128, 64: 8, 8: 4}
+    assert sizes == {1024: 128, 2048: 128, 64: 8, 8: 4, (512, 64): 8, 32: 128, None: 128}
+
+
+def test_the_tokens_of_t5_are_512_or_what_its_tokenizer_says(tmp_path: Path):
+    assert t5_tokens(tmp_path) == 512
+    path = tmp_path / "tokenizer_2" / "tokenizer_config.json"
+    path.parent.mkdir()
+    for length, tokens in ((64, 64), (1000, 512), (None, 512), (1e30, 512), (10**30, 512)):
+        path.write_text(json.dumps({"model_max_length": length}))
+        assert t5_tokens(tmp_path) == tokens
+    path.write_text("{")
+    with pytest.raises(SourceError, match=r"tokenizer_config\.json: not JSON"):
+        t5_tokens(tmp_path)
 
 
 def test_an_adapter_is_merged_as_the_reference_adds_it(dev: Path, tmp_path: Path):

@@ -14,7 +14,7 @@ from torch import Tensor
 from models.components import load_scheduler, scheduler_class
 from models.latent_diffusion import Lora, ReferenceRequest, SizeRange, SourceError, TextRule
 from models.sd3.family import StableDiffusion3
-from models.sd3.reference import TimestepRule
+from models.sd3.reference import TimestepRule, has_t5
 from tests.models.drawing import psnr
 from tests.models.flow_drawing import draw
 from tests.pipelines.sd3 import make_sd3, random_sd3_transformer
@@ -65,6 +65,7 @@ def test_reads_a_directory(medium: Path):
     model = StableDiffusion3().load(medium)
     assert (model.latent_shape, model.image_shape, model.guided_channels) == ((16, 8, 8), (3, 32, 32), 16)
     assert (model.default_steps, model.default_cfg_scale, model.default_guidance) == (28, 7.0, None)
+    assert (model.default_strength, model.strength_rounds_up) == (0.6, True)
     assert model.sizes == SizeRange(multiple=2, minimum=4, maximum=16)
     clips = ("clip_hidden", "clip_pooled", "clip_2_hidden", "clip_2_pooled")
     assert model.conditioning == (*clips, "t5_hidden", "grid_rows", "grid_columns")
@@ -149,3 +150,9 @@ def test_parts_of_different_models_are_refused(medium: Path, without_t5: Path, t
     shutil.copytree(medium / "text_encoder", source / "text_encoder_2")
     with pytest.raises(SourceError, match="pooled_projection_dim is 80, and needs to be 64: the projections"):
         StableDiffusion3().load(source)
+
+
+def test_null_for_t5_is_refused_as_diffusers_cannot_read_it(tmp_path: Path):
+    (tmp_path / "model_index.json").write_text('{"text_encoder_3": null}')
+    with pytest.raises(SourceError, match=r"text_encoder_3 is None; write \[null, null\]"):
+        has_t5(tmp_path)
