@@ -1,7 +1,6 @@
 """Finds a source, hashes it, and picks the family that reads it."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +8,14 @@ from pathlib import Path
 from models.families import FAMILIES
 from models.latent_diffusion import Family, Lora, SourceError
 from models.shipped import shipped_checkpoints
+from models.weights import is_read, read_object
 
 _READ_SUFFIXES = (".json", ".safetensors", ".txt", ".model")  # what from_pretrained may open
 
 
 @dataclass(frozen=True)
 class Source:
-    """A diffusers directory whose files were hashed before anything parsed them."""
+    """A diffusers directory whose files were hashed before anything but model_index.json was parsed."""
 
     directory: Path
     family: Family
@@ -29,6 +29,11 @@ def find_source(name_or_path: str, loras: tuple[Lora, ...] = ()) -> Source:
     path = Path(name_or_path)
     directory = path if path.is_dir() else shipped.get(name_or_path, path)
     index = directory / "model_index.json"
+    if path.suffix == ".pt":
+        raise SourceError(
+            f"{name_or_path}: a DiT checkpoint of the original repository; convert it: python -m models.dit.original "
+            f"{name_or_path} --vae DIR --output DIR"
+        )
     if not directory.exists():
         raise SourceError(
             f"{name_or_path}: no such directory, and no shipped model of that name (shipped: "
@@ -36,16 +41,15 @@ def find_source(name_or_path: str, loras: tuple[Lora, ...] = ()) -> Source:
         )
     if not index.is_file():
         raise SourceError(f"{name_or_path}: no model_index.json; a source is a diffusers pipeline directory")
-    sha256 = {
-        file.relative_to(directory).as_posix(): _sha256(file)
-        for file in sorted(directory.rglob("*"))
-        if file.is_file() and file.suffix in _READ_SUFFIXES
-    }
+    sha256 = {index.name: _sha256(index)}
+    model_index = read_object(index)
+    for file in _component_files(directory, model_index):
+        sha256[file.relative_to(directory).as_posix()] = _sha256(file)
     for lora in loras:
         if not lora.file.is_file():
             raise SourceError(f"--lora {lora.file}: no such file")
         sha256[f"lora:{lora.file.name}:{lora.scale:g}"] = _sha256(lora.file)
-    return Source(directory, _family(index), loras, sha256)
+    return Source(directory, _family(index, model_index), loras, sha256)
 
 
 def _sha256(path: Path) -> str:
@@ -53,11 +57,17 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _family(index: Path) -> Family:
-    try:
-        pipeline = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    except (ValueError, AttributeError) as error:
-        raise SourceError(f"{index}: not the JSON object of a diffusers pipeline ({error})") from error
-    if pipeline not in FAMILIES:
+def _component_files(directory: Path, model_index: Mapping[str, object]) -> list[Path]:
+    """What may be read of the components that model_index.json names: no copy in one file, no other variant."""
+    folders = [directory / name for name, value in model_index.items() if isinstance(value, list)]
+    files = (file for folder in folders if folder.is_dir() for file in folder.rglob("*") if file.is_file())
+    return sorted(
+        file for file in files if file.suffix in _READ_SUFFIXES and (file.suffix != ".safetensors" or is_read(file))
+    )
+
+
+def _family(index: Path, model_index: Mapping[str, object]) -> Family:
+    pipeline = model_index.get("_class_name")
+    if not isinstance(pipeline, str) or pipeline not in FAMILIES:
         raise SourceError(f"{index}: pipeline class {pipeline!r} is not known; known: {', '.join(FAMILIES)}")
     return FAMILIES[pipeline]
