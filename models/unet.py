@@ -43,6 +43,8 @@ def load_unet(source: Path, pipeline: str, latent_channels: int, addition: str |
                 f"{source / 'unet'}: {name} is {config[name]!r}, and {pipeline} here has a U-Net with {value!r}; "
                 f"inpainting, upscaling and image prompts are other pipelines, which are not supported"
             )
+    if config.sample_size is None:
+        raise SourceError(f"{source / 'unet'}: sample_size is null; write the size of training in its config.json")
     rows, columns = default_size(unet)
     multiple = size_multiple(unet)
     if rows % multiple or columns % multiple:

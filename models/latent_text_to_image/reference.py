@@ -6,8 +6,8 @@ what every later pipeline does, and the noise comes in scaled; with DDIM, PNDM a
 (tests/models/latent_text_to_image/test_family.py compares it with the bare pipeline).
 
 The pipeline has no negative prompt, its other branch is always "": `NegativeFirst` puts one in its place. Where no
-guidance is asked for (a scale of exactly 1), there is one branch. One generator draws the initial noise
-[batch, C, H, W], then the solver's.
+guidance is asked for there is one branch: at a scale of 1 in the pipeline, of 1 or less here as in every other one.
+One generator draws the initial noise [batch, C, H, W], then the solver's.
 """
 
 import inspect
@@ -84,20 +84,21 @@ def reference_image(source: Path, scheduler: SchedulerMixin, request: ReferenceR
     height, width = (
         size or pipeline.unet.config.sample_size * pipeline.vae_scale_factor for size in (request.height, request.width)
     )
+    guided = request.cfg_scale > 1
     generator = torch.Generator("cpu").manual_seed(request.seed)
     channels, factor = pipeline.unet.config.in_channels, pipeline.vae_scale_factor
     noise = torch.randn(len(request.prompts), channels, height // factor, width // factor, generator=generator)
     scheduler.set_timesteps(request.steps)  # some init_noise_sigma depend on the steps
     pipeline.unet = ScaledInput(pipeline.unet, scheduler)
     pipeline.scheduler = SeededScheduler(scheduler, generator)
-    if request.negative_prompts is not None and request.cfg_scale != 1.0:
+    if request.negative_prompts is not None and guided:
         pipeline.tokenizer = NegativeFirst(pipeline.tokenizer, request.negative_prompts)
     result = pipeline(
         prompt=list(request.prompts),
         height=height,
         width=width,
         num_inference_steps=request.steps,
-        guidance_scale=request.cfg_scale,
+        guidance_scale=request.cfg_scale if guided else 1.0,
         latents=noise * scheduler.init_noise_sigma,
         output_type="pt",
     )

@@ -14,7 +14,7 @@ from models.latent_diffusion import GUIDANCE, LatentDiffusion, Lora, ReferenceRe
 from models.lora import merge_pipeline_loras
 from models.sizes import sizes_around
 from models.stable_diffusion.modules import UNetDenoiser
-from models.stable_diffusion.reference import reference_image
+from models.stable_diffusion.reference import reference_image, restore_config
 from models.text.clip import clip_encoder
 from models.unet import default_size, load_unet, size_multiple, without_deprecations
 
@@ -26,6 +26,8 @@ class StableDiffusion:
     pipeline = "StableDiffusionPipeline"
     default_steps = 50  # StableDiffusionPipeline.__call__(num_inference_steps=50, guidance_scale=7.5)
     default_scale = 7.5
+    corrects_scheduler = True  # the constructor sets steps_offset and clip_sample of old configs
+    has_img2img = True
 
     def load(self, source: Path, loras: Sequence[Lora] = ()) -> LatentDiffusion:
         """Reads unet/, vae/, text_encoder/, tokenizer/ and scheduler/; a safety checker is not read."""
@@ -41,6 +43,7 @@ class StableDiffusion:
                 f"{unet.config.cross_attention_dim}; they are of different models"
             )
         scheduler = load_scheduler(source)
+        uncorrected = scheduler.config
         # The constructor corrects configs of old checkpoints in place: steps_offset, clip_sample, sample_size.
         with without_deprecations():
             pipeline = StableDiffusionPipeline(
@@ -53,6 +56,8 @@ class StableDiffusion:
                 feature_extractor=None,
                 requires_safety_checker=False,
             )
+        if not self.corrects_scheduler:
+            restore_config(scheduler, uncorrected)
         merge_pipeline_loras(pipeline, loras)
         height, width = default_size(unet)
         factor = latent_factor(vae)
@@ -63,7 +68,7 @@ class StableDiffusion:
             pipeline=self.pipeline,
             denoiser=UNetDenoiser(unet),
             decoder=KLDecoder(vae),
-            encoder=KLEncoder(vae),
+            encoder=KLEncoder(vae) if self.has_img2img else None,
             conditioning=("clip_hidden", GUIDANCE) if distilled else ("clip_hidden",),
             scheduler=scheduler,
             latent_shape=(channels, height, width),
@@ -81,15 +86,19 @@ class StableDiffusion:
         self, source: Path, scheduler: SchedulerMixin, request: ReferenceRequest, loras: Sequence[Lora] = ()
     ) -> Tensor:
         """The pipeline's own picture: float32 [batch, 3, height, width] in [0, 1]."""
-        return reference_image(source, scheduler, request, loras)
+        return reference_image(source, scheduler, request, loras, corrects_scheduler=self.corrects_scheduler)
 
 
 class LatentConsistency(StableDiffusion):
     """SD distilled into few steps (LCM, arXiv 2310.04378), from directories that name a pipeline class of its own.
 
-    StableDiffusionPipeline draws the same picture with its scheduler, and takes any other one too.
+    StableDiffusionPipeline draws the same picture with its scheduler as it is, and takes any other one too. Over an
+    image LatentConsistencyModelImg2ImgPipeline runs all steps between the timesteps that the strength leaves, which no
+    other pipeline does: not supported.
     """
 
     pipeline = "LatentConsistencyModelPipeline"
     default_steps = 4  # LatentConsistencyModelPipeline.__call__(num_inference_steps=4, guidance_scale=8.5)
     default_scale = 8.5
+    corrects_scheduler = False
+    has_img2img = False

@@ -10,19 +10,30 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+from diffusers.configuration_utils import FrozenDict
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from models.components import load_pipeline
+from models.flow_matching import picture_tensor
 from models.latent_diffusion import Lora, ReferenceRequest
 from models.lora import load_pipeline_loras
 from models.unet import without_deprecations
 
 
 def reference_image(
-    source: Path, scheduler: SchedulerMixin, request: ReferenceRequest, loras: Sequence[Lora] = ()
+    source: Path,
+    scheduler: SchedulerMixin,
+    request: ReferenceRequest,
+    loras: Sequence[Lora] = (),
+    *,
+    corrects_scheduler: bool = True,
 ) -> Tensor:
-    """Runs the pipeline on the CPU in float32, adapters beside the weights: [batch, 3, height, width] in [0, 1]."""
+    """Runs the pipeline on the CPU in float32, adapters beside the weights: [batch, 3, height, width] in [0, 1].
+
+    Without `corrects_scheduler` the scheduler's config stays as it is, as in LatentConsistencyModelPipeline.
+    """
+    uncorrected = scheduler.config
     with without_deprecations():
         pipeline = load_pipeline(
             StableDiffusionPipeline if request.init_image is None else StableDiffusionImg2ImgPipeline,
@@ -32,8 +43,15 @@ def reference_image(
             feature_extractor=None,
             requires_safety_checker=False,
         )
+        if not corrects_scheduler:
+            restore_config(pipeline.scheduler, uncorrected)
         load_pipeline_loras(pipeline, loras)
         return run_pipeline(pipeline, request)
+
+
+def restore_config(scheduler: SchedulerMixin, config: FrozenDict) -> None:
+    """Undoes what StableDiffusionPipeline corrected; in place, as it did (it replaces `_internal_dict`)."""
+    scheduler._internal_dict = config
 
 
 def run_pipeline(pipeline: DiffusionPipeline, request: ReferenceRequest) -> Tensor:
@@ -50,7 +68,6 @@ def run_pipeline(pipeline: DiffusionPipeline, request: ReferenceRequest) -> Tens
     if request.init_image is None:
         result = pipeline(height=request.height, width=request.width, **common)
     else:
-        picture = torch.from_numpy(request.init_image).permute(2, 0, 1)[None]  # [1, 3, height, width]
-        result = pipeline(image=picture, strength=request.strength, **common)
+        result = pipeline(image=picture_tensor(request.init_image), strength=request.strength, **common)
     images: Tensor = result.images
     return images

@@ -53,8 +53,9 @@ def test_reads_a_directory(source: Path, quantised: Path):
         {"negative_prompts": ("blurry", "Text"), "height": 64, "width": 64},
         {"prompts": ("a very long prompt " * 40, "Straße 日本 🍳")},
         {"cfg_scale": 1.0},
+        {"cfg_scale": 0.5, "negative_prompts": ("blurry", "text")},
     ],
-    ids=["default", "negative prompts, square", "over-long and unicode", "no guidance"],
+    ids=["default", "negative prompts, square", "over-long and unicode", "no guidance", "less than none"],
 )
 @pytest.mark.parametrize("kind", ["source", "quantised"])
 def test_the_picture_is_the_pipelines(request, kind: str, changes: dict):

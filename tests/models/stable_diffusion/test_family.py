@@ -13,6 +13,8 @@ import safetensors.torch
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, LatentConsistencyModelPipeline, LCMScheduler
 
+from export.solver_table import NonLinearSolverError, table_from_solver
+from export.solvers import solver_from_name
 from models.components import load_pipeline, load_scheduler
 from models.latent_diffusion import ReferenceRequest, SizeRange, SourceError, TextRule
 from models.stable_diffusion.family import LatentConsistency, StableDiffusion
@@ -56,7 +58,8 @@ def test_a_distilled_directory_has_guidance_and_no_second_branch(source):
     model = LatentConsistency().load(source("lcm"))
     assert model.conditioning == ("clip_hidden", "guidance")
     assert (model.default_steps, model.default_cfg_scale, model.default_guidance) == (4, 1.0, 8.5)
-    assert model.encoder is None and StableDiffusion().load(source("lcm")).encoder is not None
+    assert model.encoder is None
+    assert StableDiffusion().load(source("lcm")).encoder is not None
 
 
 @pytest.mark.parametrize(
@@ -84,8 +87,8 @@ def test_a_distilled_picture_is_both_pipelines(source, tmp_path: Path, clip: boo
     assert model.scheduler.config.clip_sample is clip
     picture = LatentConsistency().reference_image(directory, load_scheduler(directory), GUIDED)
     if clip:  # the table of a solver refuses it: what it does is not linear
-        with pytest.raises(UnsupportedSolver):
-            build_table(solver_from_name("lcm", model.scheduler), 4)
+        with pytest.raises(NonLinearSolverError, match="clip_sample is on"):
+            table_from_solver(solver_from_name("lcm", model.scheduler), 4)
     else:
         assert psnr(draw(model, GUIDED), picture) > 90
     pipeline = load_pipeline(
