@@ -18,6 +18,7 @@ def test_reads_a_directory(random_dit: Path) -> None:
     model = DiT().load(random_dit)
     assert model.latent_shape == (4, 8, 8)
     assert model.image_shape == (3, 32, 32)
+    assert (model.default_steps, model.default_cfg_scale, model.labels.null, model.encoder) == (50, 4.0, 1000, None)
     assert model.labels.numbers == {"animal-mammal": 0, "food-fruit": 1, "sky & weather": 7, "sky": 7}
     sample, timestep, labels = torch.randn(2, 4, 8, 8), torch.tensor([9.0, 500.0]), torch.tensor([1, 1000])
     with torch.no_grad():

@@ -79,8 +79,8 @@ def test_the_picture_follows_prompt_guidance_and_seed(sana: Path):
 
 def test_sharded_weights_in_bfloat16_and_the_other_options(tmp_path: Path):
     options = {"interpolation_scale": 1.0, "qk_norm": "rms_norm_across_heads", "timestep_scale": 0.5}
-    source = make_sana(tmp_path / "sharded", dtype=torch.bfloat16, max_shard_size="30KB", **options)
-    assert (source / "transformer" / "diffusion_pytorch_model.safetensors.index.json").is_file()
+    source = make_sana(tmp_path / "sharded", dtype=torch.bfloat16, max_shard_size="30KB", variant="bf16", **options)
+    assert (source / "transformer" / "diffusion_pytorch_model.safetensors.index.bf16.json").is_file()
     model = Sana().load(source)
     assert GRID_ROWS in model.conditioning
     assert {p.dtype for p in model.denoiser.parameters()} == {torch.float32}
