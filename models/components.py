@@ -4,7 +4,7 @@ import contextlib
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
@@ -78,22 +78,32 @@ def load_pipeline(
     pipeline_class: type[Pipeline], source: Path, scheduler: SchedulerMixin, **components: ModelMixin
 ) -> Pipeline:
     """The diffusers pipeline itself in float32, as a reference: `components` take the place of the source's own."""
-    named = (source / name for name in read_object(source / "model_index.json") if name not in components)
-    variants = {variant for folder in named if (variant := variant_of(folder)) is not None}
-    if len(variants) > 1:
-        raise SourceError(f"{source}: weights of several variants ({', '.join(sorted(variants))}); keep those of one")
+    index = read_object(source / "model_index.json")
     with quiet(), _without_progress_bar():
+        # diffusers 0.42.1 takes one variant for all, and raises an IndexError for a file without a suffix beside it.
+        for name in index.keys() - components.keys():
+            variant = variant_of(source / name)
+            if variant is not None and isinstance(index[name], list):
+                components[name] = _variant_component(source / name, variant, *index[name])
         pipeline: Pipeline = pipeline_class.from_pretrained(
             source,
             scheduler=scheduler,
             dtype=torch.float32,
-            variant=next(iter(variants), None),  # a component with plain names only is read all the same
             use_safetensors=True,
             local_files_only=True,
             **components,
         )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def _variant_component(directory: Path, variant: str, library: str, class_name: str) -> Any:
+    """A component of a pipeline as from_pretrained of the pipeline would load it, of one variant."""
+    module = library if library in ("diffusers", "transformers") else f"diffusers.pipelines.{library}"
+    dtype = {"dtype" if library == "transformers" else "torch_dtype": torch.float32}
+    return getattr(importlib.import_module(module), class_name).from_pretrained(
+        directory, variant=variant, use_safetensors=True, local_files_only=True, **dtype
+    )
 
 
 def only_errors() -> None:
