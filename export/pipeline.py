@@ -91,7 +91,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
 def fitted(model: LatentDiffusion, options: ExportOptions) -> LatentDiffusion:
     """The model with the default size that was asked for; SourceError for what its family cannot do."""
     if options.img2img and model.encoder is None:
-        raise SourceError(f"--img2img: diffusers has no img2img pipeline for {model.pipeline}; leave it away")
+        raise SourceError(f"--img2img: drawing over an image is not supported for {model.pipeline}; leave it away")
     channels, height, width = model.latent_shape
     factor = model.image_shape[1] // height
     for given in options.sizes:

@@ -96,8 +96,9 @@ def default_size(vae: AutoencoderKL) -> int:
 def t5_tokens(source: Path) -> int:
     """The tokens that T5 is given: FluxPipeline's 512, or fewer where the checkpoint's tokenizer was made for fewer.
 
-    A small model whose padding has no effect says so by its tokenizer's model_max_length: most of 512 tokens would be
-    padding, in every step. Raises SourceError for a file that is not JSON.
+    A small model says so by its tokenizer's model_max_length: most of 512 tokens would be padding, in every step. How
+    much padding there is changes the picture a little, so both sides of a comparison take this number. Raises
+    SourceError for a file that is not JSON.
     """
     path = source / "tokenizer_2" / "tokenizer_config.json"
     length = read_object(path).get("model_max_length") if path.is_file() else None
