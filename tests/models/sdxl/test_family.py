@@ -81,10 +81,10 @@ def test_over_an_image_the_picture_is_the_img2img_pipelines(source):
 
 def test_the_picture_follows_prompt_guidance_and_seed(source):
     prompts = ("two dogs running along the beach", "oil on canvas")
-    for kind, asked, scale in (("base", REQUEST, "cfg_scale"), ("lcm", GUIDED, "guidance")):
+    for kind, asked, scale, other in (("base", REQUEST, "cfg_scale", 2.0), ("lcm", GUIDED, "guidance", 20.0)):
         model = SDXL().load(source(kind))
         picture = draw(model, asked)
-        changes = {"prompts": prompts, "seed": 4, scale: 2.0}
+        changes = {"prompts": prompts, "seed": 4, scale: other}
         if kind == "base":
             changes["negative_prompts"] = prompts
         for name, value in changes.items():
