@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 DType: TypeAlias = Literal["float32", "float16", "int64", "int32", "bool"]
 Dim: TypeAlias = int | str  # a number, or the name of a symbolic dimension
@@ -32,7 +32,9 @@ class Graph(Strict, frozen=True):
     """One ONNX file with its weights beside it, and what it costs.
 
     `flops` counts multiply-adds as two, for one run at batch 1, one guidance branch and the
-    bundle's default size.
+    bundle's default size. `activation_bytes` is what the values between the nodes hold at their
+    peak, inputs and outputs included: for one picture at the default size, steps and guidance, in
+    the precision that the target computes in.
     """
 
     file: str
@@ -44,6 +46,7 @@ class Graph(Strict, frozen=True):
     parameters: int
     weight_bytes: int
     flops: int
+    activation_bytes: int
 
 
 class Table(Strict, frozen=True):
