@@ -20,6 +20,7 @@ from torch.export import Dim
 from export.examples import TEXTS, conditioning_example, encoded_texts, token_inputs
 from export.step import GRIDS, FusedStep
 from models.latent_diffusion import LatentDiffusion, TextEncoder
+from models.stored_weights import StoredWeight, stored_parameters
 
 OPSET = 18
 # Different from one another and from common widths, so that no two are taken for one.
@@ -151,8 +152,34 @@ def trace_module(module: nn.Module, inputs: Mapping[str, tuple[Tensor, Dims]], o
     assert program is not None, "torch.onnx.export(dynamo=True) returns a program"
     model: ir.Model = program.model
     model.graph.name = outputs[0]
+    leave_weights_in_files(model, module)
     _name_dims(model, {name: dynamic for name, (_, dynamic) in inputs.items()})
     return model
+
+
+def leave_weights_in_files(model: ir.Model, module: nn.Module) -> None:
+    """Gives every weight that the traced `module` left in its file a tensor that is read when it is used."""
+    stored = {name: (parameter, weight) for name, parameter, weight in stored_parameters(module)}
+    places = {parameter.data_ptr() for parameter, _ in stored.values()}
+    for name, value in model.graph.initializers.items():
+        if name in stored:
+            parameter, weight = stored[name]
+            value.const_value = stored_tensor(name, weight)
+            assert tuple(value.const_value.shape.numpy()) == tuple(parameter.shape), (
+                f"{name} was traced in another shape"
+            )
+        else:
+            held = getattr(value.const_value, "raw", None)
+            assert not (isinstance(held, Tensor) and held.data_ptr() in places), f"{name} is a stand-in without a name"
+
+
+def stored_tensor(name: str, weight: StoredWeight) -> ir.LazyTensor:
+    """`weight` as a float32 tensor of a graph."""
+
+    def read() -> ir.TensorProtocol:
+        return ir.Tensor(weight.read().numpy(), name=name)
+
+    return ir.LazyTensor(read, dtype=ir.DataType.FLOAT, shape=ir.Shape(weight.shape), name=name)
 
 
 def _positional_parameters(module: nn.Module, given: int) -> int:
