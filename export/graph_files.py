@@ -5,7 +5,9 @@ Reads every tensor once, one at a time, and keeps none. Knows nothing of what th
 
 import contextlib
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from export.weights_file import Advance, Place, WeightsFile, places_of
 # What a graph holds itself. ONNX Runtime reads the sizes of Split and Reshape there, and nowhere else (see MAX_PARTS in
 # export/hoist/packing.py); onnx_ir's own limit.
 INLINE_BYTES = 256
+# A tensor of at most this size is read while the one before it is written.
+AHEAD_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,7 @@ def write_graphs(directory: Path, graphs: Mapping[str, ir.Model], work: Path | N
 
 
 def _write_graph(directory: Path, name: str, model: ir.Model, file: WeightsFile, advance: Advance) -> WrittenGraph:
-    for place in file.missing:
-        tensor = model.graph.initializers[place.name].const_value
-        assert tensor is not None, f"{place.name} has a place, but no value"
-        file.write(tensor.numpy(), advance)
+    _write_weights(model, file, advance)
     graph, weights = f"graphs/{name}.onnx", f"graphs/{name}.weights"
     data = _graph_file(name, model, file.places)
     (directory / graph).write_bytes(data)
@@ -73,6 +74,25 @@ def _write_graph(directory: Path, name: str, model: ir.Model, file: WeightsFile,
     return WrittenGraph(
         name, map_file(directory, graph), f"{name}.weights", map_file(directory, weights), records=records
     )
+
+
+def _write_weights(model: ir.Model, file: WeightsFile, advance: Advance) -> None:
+    """Writes what is missing, and reads the next tensor meanwhile, if it is not too large to have two in memory."""
+
+    def read(place: Place) -> np.ndarray:
+        tensor = model.graph.initializers[place.name].const_value
+        assert tensor is not None, f"{place.name} has a place, but no value"
+        return tensor.numpy()
+
+    missing = file.missing
+    with ThreadPoolExecutor(1, thread_name_prefix="weights") as reader:
+        ahead: Future[np.ndarray] | None = None
+        for place, following in itertools.zip_longest(missing, missing[1:]):
+            array = read(place) if ahead is None else ahead.result()
+            has_room = following and following.num_bytes <= AHEAD_BYTES
+            ahead = reader.submit(read, following) if has_room else None
+            file.write(array, advance)
+            del array  # before the next large one is read
 
 
 def weight_places(model: ir.Model) -> tuple[Place, ...]:

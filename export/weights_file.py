@@ -27,6 +27,7 @@ BLOCK_BYTES = 4 << 20
 # but then pages are shared by two weights, and elements may lie across cache lines.
 _ALIGNMENT, _PAGE = 64, 4096
 _LARGE_BYTES = 1 << 20
+_COLUMNS = 32
 
 Advance = Callable[[int], object]
 
@@ -183,18 +184,30 @@ class WeightsFile(contextlib.AbstractContextManager["WeightsFile"]):
 
 def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
     """The elements in C order, each block contiguous in one dim; a copy of a block only where `array` is a view."""
-    if array.flags.c_contiguous or array.nbytes <= BLOCK_BYTES:
-        elements = np.ascontiguousarray(array).reshape(-1)
+    if array.flags.c_contiguous:
+        elements = array.reshape(-1)
         step = BLOCK_BYTES // max(array.itemsize, 1)
         for start in range(0, elements.size, step):
             yield elements[start : start + step]
+    elif array.nbytes <= BLOCK_BYTES:
+        yield _contiguous(array)
     elif array.nbytes // len(array) > BLOCK_BYTES:
         for part in array:
             yield from _blocks(part)
     else:
         rows = BLOCK_BYTES // (array.nbytes // len(array))
         for start in range(0, len(array), rows):
-            yield np.ascontiguousarray(array[start : start + rows]).reshape(-1)
+            yield _contiguous(array[start : start + rows])
+
+
+def _contiguous(view: np.ndarray) -> np.ndarray:
+    """The elements of `view` in one dim. A few columns at a time: numpy 2.4 copies a transposed matrix row by row, with
+    a cache miss for each element, at an eighth of this rate.
+    """
+    result = np.empty(view.shape, view.dtype)
+    for start in range(0, view.shape[-1], _COLUMNS):
+        result[..., start : start + _COLUMNS] = view[..., start : start + _COLUMNS]
+    return result.reshape(-1)
 
 
 def _write_all(descriptor: int, data: memoryview) -> None:
