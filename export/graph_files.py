@@ -105,6 +105,12 @@ def weight_places(model: ir.Model) -> tuple[Place, ...]:
     )
 
 
+def weights_bytes(model: ir.Model) -> int:
+    """The size of the .weights file, before it is written."""
+    places = weight_places(model)
+    return places[-1].end if places else 0
+
+
 def file_records(graphs: Mapping[str, WrittenGraph]) -> dict[str, schema.FileRecord]:
     """What is known of the files of all graphs."""
     return {file: record for graph in graphs.values() for file, record in graph.records.items()}

@@ -57,8 +57,8 @@ def require_disk(target: Path, need_bytes: int, kept_bytes: int = 0) -> None:
     if missing > 0:
         raise SourceError(
             f"{target}: the bundle needs {_gigabytes(need_bytes - kept_bytes)} more on disk (an old one stays until it "
-            f"is whole), and {parent} has {_gigabytes(free)} free; free {_gigabytes(missing)}, or give --output a path on "
-            "another file system"
+            f"is whole), and {parent} has {_gigabytes(free)} free; free {_gigabytes(missing)}, or give --output a path "
+            "on another file system"
         )
 
 
