@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--strength", type=float, metavar="F", help="how much of it to change, above 0 to 1")
     sample.add_argument("--no-metadata", action="store_true", help="no `parameters` text in the PNG")
     _backend(sample, "auto")
+    _memory(sample)
     _json(sample)
 
     build = _command(commands, "build", "make engines for this machine, kept in the bundle")
@@ -63,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
 
     verify = _command(commands, "verify", "check every hash, then parity with torch's stored outputs")
     _backend(verify, "auto")
+    _memory(verify)
     _json(verify)
     return top
 
@@ -76,6 +78,13 @@ def _command(commands: "argparse._SubParsersAction[_Parser]", name: str, what: s
 def _backend(command: argparse.ArgumentParser, default: str) -> None:
     command.add_argument("--backend", default=default, metavar="NAME", help="onnxruntime or auto (default: auto)")
     command.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: all cores)")
+
+
+def _memory(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--memory", default="normal", choices=["normal", "low"],
+        help="low holds one stage at a time, its weights in the bundle's files (default: normal)",
+    )  # fmt: skip
 
 
 def _json(command: argparse.ArgumentParser) -> None:

@@ -25,6 +25,7 @@ import msgspec
 
 from latentc.errors import BundleError
 from latentc.manifest_check import problems
+from latentc.pages import sha256_of
 from latentc.schema import SCHEMA_VERSION, FileRecord, LabelConditioning, Manifest, Parity
 
 MANIFEST = "manifest.json"
@@ -127,7 +128,8 @@ def read_sealed(directory: Path, file: str) -> tuple[memoryview, str]:
 def hashed_files(root: Path, files: dict[str, FileRecord]) -> Iterator[tuple[str, memoryview, str | None]]:
     """Each file with its bytes, and the one line that says what is wrong with it, if anything is.
 
-    Maps and hashes in threads (hashing releases the interpreter lock), yields in the order of `files`.
+    Maps and hashes in threads (hashing releases the interpreter lock), yields in the order of `files`. What was hashed
+    does not stay in memory: a bundle may be larger than it.
     """
 
     def check(item: tuple[str, FileRecord]) -> tuple[str, memoryview, str | None]:
@@ -138,7 +140,7 @@ def hashed_files(root: Path, files: dict[str, FileRecord]) -> Iterator[tuple[str
             return file, memoryview(b""), str(error)
         if len(view) != record.num_bytes:
             return file, view, f"{file} is damaged: it has {len(view)} bytes, expected {record.num_bytes}"
-        digest = hashlib.sha256(view).hexdigest()
+        digest = sha256_of(view)
         wrong = f"{file} is damaged: its sha256 is {digest}, expected {record.sha256}"
         return file, view, None if digest == record.sha256 else wrong
 

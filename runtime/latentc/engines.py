@@ -15,7 +15,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,9 @@ import msgspec
 from latentc.backends.protocol import Backend, Engine
 from latentc.bundle import ENGINES, Bundle, hashed_files, read_sealed
 from latentc.errors import BundleError
+from latentc.memory import Memory
 from latentc.schema import FileRecord, Strict
+from latentc.stages import OneAtATime
 
 RECORD = "engine.json"
 _STAGE = ".stage-"
@@ -43,13 +45,30 @@ class EngineRecord(Strict, frozen=True):
 class LoadedEngines:
     """Engines by graph name, and where they came from: `built` ones, or the graphs, perhaps for a `reason`."""
 
-    engines: dict[str, Engine]
+    engines: Mapping[str, Engine]
     built: bool
     reason: str | None
 
 
-def load_engines(bundle: Bundle, backend: Backend) -> LoadedEngines:
-    """The built engines of this machine where they are whole and up to date, else engines from the graphs."""
+def load_engines(bundle: Bundle, backend: Backend, memory: Memory = "normal") -> LoadedEngines:
+    """The built engines of this machine where they are whole and up to date, else engines from the graphs.
+
+    With `low` memory always from the graphs, one at a time: the weights of built engines are copies in the precision
+    that the processor computes in, which makes those of a half-precision model twice as large.
+    """
+    if memory == "low":
+
+        def load(name: str) -> Engine:
+            return backend.load_graph(bundle.graph(name), mapped=True)
+
+        built = (bundle.root / ENGINES / backend.target).exists()
+        reason = "--memory low reads the graphs' own weights" if built else None
+        return LoadedEngines(OneAtATime(tuple(bundle.manifest.graphs), load), False, reason)
+    return _whole(bundle, backend)
+
+
+def _whole(bundle: Bundle, backend: Backend) -> LoadedEngines:
+    """All engines at once."""
     reason: str | None
     try:
         files = _files_of(bundle, backend)

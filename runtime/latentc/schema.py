@@ -232,6 +232,13 @@ class Figure(Strict, frozen=True):
         return self.value <= self.bound if self.measure == "relative_l2" else self.value >= self.bound
 
 
+class Unverified(Strict, frozen=True):
+    """What was not compared, and why: a graph whose phases were not run (`GRAPH/phases`), or the `trajectory`."""
+
+    tensor: str
+    reason: str
+
+
 class Parity(Strict, frozen=True):
     """BUNDLE/parity.json: what was compared at export, and how far apart it was.
 
@@ -253,3 +260,4 @@ class Parity(Strict, frozen=True):
     references: str
     figures: tuple[Figure, ...]
     phases: tuple[Figure, ...]  # each of the compiler's phases against the one before it
+    unverified: tuple[Unverified, ...] = ()  # what the export had not the memory for

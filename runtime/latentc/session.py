@@ -19,6 +19,7 @@ from latentc.backends.protocol import Backend, Engine
 from latentc.bundle import Bundle, open_bundle
 from latentc.engines import load_engines
 from latentc.errors import RequestError
+from latentc.memory import Memory
 from latentc.prompt_cache import PromptCache
 from latentc.request import Request
 from latentc.sampler import Sampling
@@ -61,10 +62,13 @@ class Session:
         return Sampling(self.backend, self.engines, self.bundle.manifest, trajectory, self.cache)
 
 
-def open_session(path: Path, backend: str = AUTO, threads: int = 0) -> Session:
-    """Opens and hashes a bundle, and loads its engines, or its graphs where none are built."""
+def open_session(path: Path, backend: str = AUTO, threads: int = 0, memory: Memory = "normal") -> Session:
+    """Opens and hashes a bundle, and loads its engines, or its graphs where none are built.
+
+    With `low` memory nothing is loaded before it is needed, and nothing is kept but the stage that runs.
+    """
     bundle, opened = open_bundle(path), open_backend(backend, threads)
-    return Session(bundle, opened, load_engines(bundle, opened).engines)
+    return Session(bundle, opened, load_engines(bundle, opened, memory).engines)
 
 
 def trajectory_of_request(

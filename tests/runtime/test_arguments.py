@@ -7,12 +7,13 @@ from latentc.arguments import parser
 FLAGS = {
     "sample": [
         "--backend", "--batch", "--cfg-scale", "--guidance", "--height", "--help", "--init-image", "--json", "--label",
-        "--latents", "--negative-prompt", "--no-metadata", "--output", "--prompt", "--seed", "--separate", "--solver",
-        "--steps", "--strength", "--threads", "--width", "-H", "-W", "-b", "-h", "-n", "-o", "-p", "-s", "BUNDLE",
+        "--latents", "--memory", "--negative-prompt", "--no-metadata", "--output", "--prompt", "--seed", "--separate",
+        "--solver", "--steps", "--strength", "--threads", "--width", "-H", "-W", "-b", "-h", "-n", "-o", "-p", "-s",
+        "BUNDLE",
     ],
     "build": ["--backend", "--force", "--help", "--json", "--threads", "-h", "BUNDLE"],
     "inspect": ["--help", "--json", "-h", "BUNDLE"],
-    "verify": ["--backend", "--help", "--json", "--threads", "-h", "BUNDLE"],
+    "verify": ["--backend", "--help", "--json", "--memory", "--threads", "-h", "BUNDLE"],
 }  # fmt: skip
 
 

@@ -44,6 +44,9 @@ class Engine(Protocol):
     def run(self) -> None:
         """Runs, or enqueues, the graph on what is bound."""
 
+    def close(self) -> None:
+        """Gives back all that it holds, when its work is done; it cannot be run again."""
+
 
 class Backend(Protocol):
     """One way to execute graphs on this machine. `name` is the backend's name and version."""
@@ -61,8 +64,12 @@ class Backend(Protocol):
     def buffer(self, shape: tuple[int, ...], dtype: type[np.generic]) -> Buffer:
         """New memory, all zero."""
 
-    def load_graph(self, graph: GraphBytes, *, optimise: bool = True) -> Engine:
-        """An engine from a portable graph; `optimise=False` runs the graph node by node, as it is written."""
+    def load_graph(self, graph: GraphBytes, *, optimise: bool = True, mapped: bool = False) -> Engine:
+        """An engine from a portable graph; `optimise=False` runs the graph node by node, as it is written.
+
+        `mapped` leaves the weights where they are, in pages of the bundle's file, and is slower for it. A backend that
+        cannot do that raises BackendError, in one line.
+        """
 
     def build_engine(self, graph: GraphBytes, directory: Path) -> list[str]:
         """Writes the engine of `graph` into `directory` and returns the names of its files."""

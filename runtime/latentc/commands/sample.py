@@ -18,6 +18,7 @@ from latentc.engines import load_engines
 from latentc.errors import RequestError
 from latentc.init_image import pixels_from_file
 from latentc.latents import latents_from_file
+from latentc.memory import Memory
 from latentc.noise import MAX_SEED
 from latentc.picture import grid, output_paths, parameters_text, quantise, write_png
 from latentc.progress import ProgressBar, Stopwatch
@@ -51,6 +52,7 @@ class Options:
     no_metadata: bool
     backend: str
     threads: int
+    memory: Memory
     json: bool
 
 
@@ -74,6 +76,7 @@ class Report(msgspec.Struct, frozen=True):
     model_hash: str
     backend: str
     engines: bool  # whether built engines ran, not the graphs
+    memory: Memory
     timings_ms: dict[str, float]
 
 
@@ -97,12 +100,10 @@ def run(options: Options) -> None:
         paths = output_paths(options.output, request.count, options.separate)
         stopwatch.lap("open")
         backend = opening.result()
-    loaded = load_engines(bundle, backend)
+    loaded = load_engines(bundle, backend, options.memory)
     if loaded.reason is not None:
-        print(
-            f"latentc: the built engines are not used ({loaded.reason}); latentc build {options.bundle} renews them",
-            file=sys.stderr,
-        )
+        todo = f"; latentc build {options.bundle} renews them" if options.memory == "normal" else ""
+        print(f"latentc: the built engines are not used ({loaded.reason}){todo}", file=sys.stderr)
     stopwatch.lap("load")
 
     trajectory = trajectory_of_request(bundle, request, seed, first, pixels)
@@ -142,6 +143,7 @@ def run(options: Options) -> None:
         model_hash=bundle.model_hash,
         backend=backend.name,
         engines=loaded.built,
+        memory=options.memory,
         timings_ms=stopwatch.timings_ms(),
     )
     print(msgspec.json.encode(report).decode() if options.json else _line(report))
