@@ -141,25 +141,31 @@ def test_a_graph_that_is_no_graph_is_one_line(backend: OnnxRuntimeBackend) -> No
     assert "\n" not in str(caught.value)
 
 
-SIDE = 64
+SIDE = 640  # a matrix of more than a megabyte: what is smaller may be folded
 
 
 def product(operator: str, dtype: type[np.generic]) -> tuple[GraphBytes, Array]:
-    """y [1, SIDE] = the sums of w [SIDE, SIDE] for x of ones, by a matrix product or a convolution; w is external."""
+    """y [1, SIDE] = the sums of w [SIDE, SIDE] for x of ones, by a matrix product or a convolution; w is external.
+
+    An "island" is a product in single precision with a matrix in half.
+    """
     w = np.random.default_rng(0).standard_normal((SIDE, SIDE)).astype(dtype)
-    shape = [SIDE, SIDE] if operator == "MatMul" else [SIDE, SIDE, 1, 1]
+    shape = [SIDE, SIDE, 1, 1] if operator == "Conv" else [SIDE, SIDE]
     kind = helper.np_dtype_to_tensor_dtype(w.dtype)
-    stored = np.ascontiguousarray(w if operator == "MatMul" else w.T)  # a kernel's first axis is its output
+    stored = np.ascontiguousarray(w.T if operator == "Conv" else w)  # a kernel's first axis is its output
     weights = TensorProto(name="w", data_type=kind, dims=shape, data_location=TensorProto.EXTERNAL)
     for key, value in (("location", "g.weights"), ("offset", "0"), ("length", str(w.nbytes))):
         weights.external_data.add(key=key, value=value)
-    outside = [1, SIDE] if operator == "MatMul" else [1, SIDE, 1, 1]
+    outside = [1, SIDE, 1, 1] if operator == "Conv" else [1, SIDE]
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, outside) for name in "xy")
     nodes = [
         helper.make_node("Cast", ["x"], ["h"], to=kind),
         helper.make_node(operator, ["h", "w"], ["p"]),
         helper.make_node("Cast", ["p"], ["y"], to=TensorProto.FLOAT),
     ]
+    if operator == "island":
+        cast = helper.make_node("Cast", ["w"], ["single"], to=TensorProto.FLOAT)
+        nodes = [cast, helper.make_node("MatMul", ["x", "single"], ["y"])]
     graph = helper.make_graph(nodes, "g", [x], [y], [weights])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     return GraphBytes("g", memoryview(model.SerializeToString()), "g.weights", memoryview(stored.tobytes())), stored
@@ -167,7 +173,7 @@ def product(operator: str, dtype: type[np.generic]) -> tuple[GraphBytes, Array]:
 
 def bound(backend: OnnxRuntimeBackend, engine: Engine, operator: str) -> HostBuffer:
     """Ones for x, and the buffer of y."""
-    shape = (1, SIDE) if operator == "MatMul" else (1, SIDE, 1, 1)
+    shape = (1, SIDE, 1, 1) if operator == "Conv" else (1, SIDE)
     x, y = backend.buffer(shape, np.float32), backend.buffer(shape, np.float32)
     x.write(np.ones(shape, np.float32))
     engine.bind("x", x)
@@ -176,15 +182,23 @@ def bound(backend: OnnxRuntimeBackend, engine: Engine, operator: str) -> HostBuf
 
 
 @pytest.mark.parametrize("optimise", [True, False])
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
-@pytest.mark.parametrize("operator", ["MatMul", "Conv"])
+@pytest.mark.parametrize(
+    ("operator", "dtype"),
+    [
+        ("MatMul", np.float32),
+        ("MatMul", np.float16),
+        ("Conv", np.float32),
+        ("Conv", np.float16),
+        ("island", np.float16),
+    ],
+)
 def test_mapped_weights_are_not_copied(
     tmp_path: Path, backend: OnnxRuntimeBackend, operator: str, dtype: type[np.generic], optimise: bool
 ) -> None:
     """What is written into the file afterwards is what the engine computes with: it has no copy. Others have one."""
     graph, stored = product(operator, dtype)
     path = tmp_path / "g.weights"
-    sums = stored.astype(np.float32).sum(axis=0 if operator == "MatMul" else 1)
+    sums = stored.astype(np.float32).sum(axis=1 if operator == "Conv" else 0)
     results = {}
     for mapped in (True, False):
         path.write_bytes(graph.weights)
