@@ -98,6 +98,12 @@ class Stage:
             self._root.rmdir()
 
 
+def stage_bytes(target: Path) -> int:
+    """The size of what an interrupted writer of `target` left: the next one uses it or frees it."""
+    root = target.parent / f".{target.name}.partial"
+    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+
+
 @contextlib.contextmanager
 def open_stage(target: Path, key: str) -> Iterator[Stage]:
     """The stage of `target`, locked; with what an interrupted writer of the same `key` left, else empty.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from export.examples import TEXTS, conditioning_example, encoded_texts, token_inputs
+from export.examples import TEXTS, conditioning_example, token_inputs
 from export.step import GRIDS, FusedStep
 from models.latent_diffusion import LatentDiffusion, TextEncoder
 from models.stored_weights import StoredWeight, stored_parameters
@@ -45,10 +45,16 @@ def trace_step(step: FusedStep, encode: bool = False) -> TracedStep:
     """
     model = step.model
     graphs = {encoder.name: trace_text_encoder(encoder) for encoder in model.text_encoders}
-    graphs["denoise"] = trace_denoise(step)
+    generator = torch.Generator().manual_seed(0)
+    # What the encoders return has a shape, and that is all that a trace asks: no text is encoded for it.
+    texts = {
+        value.name or "": torch.randn(_text_shape(encoder, value), generator=generator)
+        for encoder in model.text_encoders
+        for value in graphs[encoder.name].graph.outputs
+    }
+    graphs["denoise"] = trace_denoise(step, texts)
     size, dims = _sizes(model, axis=3)
     slots, batch = Dim("slots"), Dim("batch")
-    generator = torch.Generator().manual_seed(0)
     history = torch.randn(_EXAMPLE_SLOTS, _EXAMPLE_BATCH, model.latent_shape[0], *size, generator=generator)
     row = torch.randn(_EXAMPLE_SLOTS, generator=generator)
     graphs["decode"] = trace_module(
@@ -71,7 +77,7 @@ def trace_step(step: FusedStep, encode: bool = False) -> TracedStep:
     return TracedStep(step, graphs)
 
 
-def trace_denoise(step: FusedStep, texts: Mapping[str, Tensor] | None = None) -> ir.Model:
+def trace_denoise(step: FusedStep, texts: Mapping[str, Tensor]) -> ir.Model:
     """The graph of one step of the loop; `texts` [texts, …] stands in for what the text encoders return."""
     model = step.model
     generator = torch.Generator().manual_seed(0)
@@ -79,8 +85,7 @@ def trace_denoise(step: FusedStep, texts: Mapping[str, Tensor] | None = None) ->
     size, dims = _sizes(model, axis=3)
     history = torch.randn(_EXAMPLE_SLOTS, _EXAMPLE_BATCH, model.latent_shape[0], *size, generator=generator)
     shape = (_EXAMPLE_BRANCHES, _EXAMPLE_BATCH)
-    encoded = encoded_texts(model, _EXAMPLE_TEXTS) if texts is None else texts
-    conditioning = conditioning_example(model, shape, size, encoded, seed=0)
+    conditioning = conditioning_example(model, shape, size, texts, seed=0)
     grid_dims = dict(zip(GRIDS, _grid_dims(model), strict=True)) if model.sizes is not None else {}
     conditioning_dims: dict[str, Dims] = {
         name: {0: branches, 1: batch} if name not in GRIDS else {0: grid_dims[name]} if grid_dims else {}
@@ -105,6 +110,12 @@ def trace_text_encoder(encoder: TextEncoder) -> ir.Model:
     dims: Dims = {0: Dim("texts")} | ({1: Dim("tokens", min=least)} if encoder.symbolic_length else {})
     inputs = token_inputs(encoder, TEXTS[:_EXAMPLE_TEXTS])
     return trace_module(encoder.module, {name: (value, dims) for name, value in inputs.items()}, encoder.outputs)
+
+
+def _text_shape(encoder: TextEncoder, output: ir.Value) -> list[int]:
+    """The shape of an encoder's output for the example's texts, at the length of a prompt."""
+    assert output.shape is not None, f"{output.name} was traced without a shape"
+    return [_EXAMPLE_TEXTS, *(dim if isinstance(dim, int) else encoder.prompt.length for dim in output.shape.dims[1:])]
 
 
 def _grid_dims(model: LatentDiffusion) -> tuple[Dim, Dim]:

@@ -55,6 +55,12 @@ def stored_weight(parameter: Tensor) -> StoredWeight | None:
     return found
 
 
+def values_of(parameter: Tensor) -> Tensor:
+    """The values of a parameter, read from its file if it is a stand-in."""
+    weight = stored_weight(parameter)
+    return parameter.detach() if weight is None else weight.read()
+
+
 def set_stored_weight(parameter: nn.Parameter, weight: StoredWeight) -> None:
     """Makes `parameter` a stand-in of `weight`."""
     setattr(parameter, _ATTRIBUTE, weight)
