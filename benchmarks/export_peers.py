@@ -11,10 +11,10 @@ tool is not tried on larger models of the series. Both run as their documentatio
     optimum-cli export onnx --model SOURCE --task text-to-image --dtype fp16 --atol 0.1 OUTPUT
 
 Both compare what they wrote with torch, as they do by default. The peer's own bound of 1e-5 does not hold in float16,
-and optimum-onnx 0.1.0 raises an IndexError where it would report that; hence --atol. Its example inputs are as small as
-its flags allow, and the series has a small VAE: in float16 on a CPU torch takes minutes for the convolutions of the real
-one, which would say nothing about an exporter. Parameters are those of the whole checkpoint, text encoders and VAE
-included.
+and optimum-onnx 0.1.0 raises an IndexError where it would say so; hence --atol. Its example inputs are as small as its
+flags allow (`--batch_size 1 --sequence_length 16 --height 16 --width 16`), and the series has a small VAE: in float16
+on a CPU torch takes minutes for the convolutions of the real one, which would say nothing about an exporter. Parameters
+are those of the whole checkpoint, text encoders and VAE included.
 
 Writes benchmarks/results/export_peers.json after each export, and docs/images/export_peers.svg with PEER's matplotlib.
 """

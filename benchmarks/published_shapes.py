@@ -58,39 +58,34 @@ def shapes_of(model: str) -> Shapes:
         **{f"dit-{size}-2": lambda size=size: dit(size) for size in DIT},  # type: ignore[misc]
     }
     numbered = re.fullmatch(r"(flux|sd3)-([1-9]\d?)", model)
-    with torch.device("meta"):
-        if model in named:
-            return named[model]()
-        if numbered is not None:
-            count = int(numbered[2])
-            return flux(count, 2 * count, NARROW) if numbered[1] == "flux" else sd3(count, NARROW)
+    if model in named:
+        return named[model]()
+    if numbered is not None:
+        count = int(numbered[2])
+        return flux(count, 2 * count, NARROW) if numbered[1] == "flux" else sd3(count, NARROW)
     raise ValueError(f"{model}: no such model; give {', '.join(named)}, flux-N or sd3-N")
 
 
 def flux(double: int, single: int, vae_channels: tuple[int, ...] = WIDE) -> Shapes:
     """FLUX.1-dev with so many blocks: 19 and 38 are the published ones."""
-    return Shapes(
-        FluxPipeline,
-        FlowMatchEulerDiscreteScheduler(
-            base_image_seq_len=256, base_shift=0.5, max_image_seq_len=4096, max_shift=1.15, shift=3.0,
-            use_dynamic_shifting=True,
-        ),
-        {
+    with torch.device("meta"):
+        modules = {
             "transformer": FluxTransformer2DModel(num_layers=double, num_single_layers=single, guidance_embeds=True),
             "vae": vae(16, 0.3611, 0.1159, channels=vae_channels),
             "text_encoder": CLIPTextModel(clip_l()),
             "text_encoder_2": t5(1),
-        },
-        {"tokenizer": "clip", "tokenizer_2": "t5"},
+        }
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        base_image_seq_len=256, base_shift=0.5, max_image_seq_len=4096, max_shift=1.15, shift=3.0,
+        use_dynamic_shifting=True,
     )  # fmt: skip
+    return Shapes(FluxPipeline, scheduler, modules, {"tokenizer": "clip", "tokenizer_2": "t5"})
 
 
 def sd3(blocks: int, vae_channels: tuple[int, ...] = WIDE) -> Shapes:
     """SD3.5-large with so many blocks: 38 are the published ones."""
-    return Shapes(
-        StableDiffusion3Pipeline,
-        FlowMatchEulerDiscreteScheduler(shift=3.0),
-        {
+    with torch.device("meta"):
+        modules = {
             "transformer": SD3Transformer2DModel(
                 sample_size=128, num_layers=blocks, num_attention_heads=38, attention_head_dim=64, out_channels=16,
                 caption_projection_dim=2432, joint_attention_dim=T5_WIDTH, pooled_projection_dim=2048,
@@ -100,36 +95,36 @@ def sd3(blocks: int, vae_channels: tuple[int, ...] = WIDE) -> Shapes:
             "text_encoder": CLIPTextModelWithProjection(clip_l()),
             "text_encoder_2": CLIPTextModelWithProjection(clip_g()),
             "text_encoder_3": t5(1),
-        },
-        {"tokenizer": "clip", "tokenizer_2": "clip!", "tokenizer_3": "t5"},
-    )  # fmt: skip
+        }  # fmt: skip
+    tokenizers = {"tokenizer": "clip", "tokenizer_2": "clip!", "tokenizer_3": "t5"}
+    return Shapes(StableDiffusion3Pipeline, FlowMatchEulerDiscreteScheduler(shift=3.0), modules, tokenizers)
 
 
 def pixart() -> Shapes:
     """The whole T5-XXL, before a denoiser of two narrow blocks that draws 64×64 pixels."""
-    return Shapes(
-        PixArtSigmaPipeline,
-        DPMSolverMultistepScheduler(),
-        {
+    with torch.device("meta"):
+        modules = {
             "transformer": PixArtTransformer2DModel(
                 num_attention_heads=4, attention_head_dim=12, cross_attention_dim=48, caption_channels=T5_WIDTH,
                 num_layers=2, sample_size=8,
             ),
             "vae": vae(4, 0.13025, sample_size=64, channels=NARROW),
             "text_encoder": t5(T5_BLOCKS),
-        },
-        {"tokenizer": "t5"},
-    )  # fmt: skip
+        }  # fmt: skip
+    return Shapes(PixArtSigmaPipeline, DPMSolverMultistepScheduler(), modules, {"tokenizer": "t5"})
 
 
 def dit(size: str) -> Shapes:
     """DiT-S/2 to DiT-XL/2 at 256², with the VAE of Stable Diffusion."""
     blocks, heads = DIT[size]
-    transformer = DiTTransformer2DModel(
-        num_attention_heads=heads, attention_head_dim=DIT_WIDTH[size] // heads, num_layers=blocks, sample_size=32,
-        patch_size=2, in_channels=4, out_channels=8, num_embeds_ada_norm=1000,
-    )  # fmt: skip
-    modules = {"transformer": transformer, "vae": vae(4, 0.18215, sample_size=256)}
+    with torch.device("meta"):
+        modules = {
+            "transformer": DiTTransformer2DModel(
+                num_attention_heads=heads, attention_head_dim=DIT_WIDTH[size] // heads, num_layers=blocks,
+                sample_size=32, patch_size=2, in_channels=4, out_channels=8, num_embeds_ada_norm=1000,
+            ),
+            "vae": vae(4, 0.18215, sample_size=256),
+        }  # fmt: skip
     return Shapes(DiTPipeline, DDIMScheduler(clip_sample=False), modules, dtype="fp32")
 
 
