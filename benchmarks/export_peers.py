@@ -75,6 +75,7 @@ def row_of(tool: str, model: str, made: dict[str, Any], run: Run, output: Path) 
         "message": (run.stopped or said.replace(str(output.parent), "."))[:300],
         "seconds": round(run.seconds, 1),
         "peak_bytes": asdict(run.peak),
+        "phases": {name: asdict(phase) for name, phase in run.phases.items()},
         "output_bytes": bytes_of(output) if output.exists() else 0,
     }
 
