@@ -16,8 +16,9 @@ from latentc.schema import Figure, Precision
 from export.hoist import CostModel, InputClass, Layout, Partition, partition
 from export.passes.pipeline import clean_graph
 from export.precision import HalfReport, Island, Measured, half_of_measured, measured, prepare
-from export.proof import Parts, compare_phase, run_model, run_parts
+from export.proof import Parts, compare_phase, run_parts
 from export.reach import Reach
+from export.runner import run_model
 from export.step import FusedStep
 from export.targets import Target, check_target
 from export.trace import TracedStep
