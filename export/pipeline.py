@@ -84,7 +84,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
     model = timed("load", lambda: fitted(source.family.load(source.directory, source.loras), options))
     tables = timed("probe", lambda: probe_tables(model, options))
     with open_stage(options.output, work_key(source.sha256, options.as_key())) as stage:
-        # Phase 2: one step of the loop, and the decoder, as graphs, clean for the target; and what they are compared on.
+        # Phase 2: one step of the loop, and the decoder, as clean graphs; and what they are compared on.
         step = fuse_step(model)
         reach = reach_of(step, options.memory_bytes, options.img2img)
         first = float(parity_table(step, tables).timesteps[0])
