@@ -126,6 +126,7 @@ class OpenSegment:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
         options.enable_cpu_mem_arena = False  # memory goes back when a segment goes
+        options.enable_mem_pattern = options.enable_mem_reuse = False  # and a value's when it was read last
         # Half-precision weights are widened by nodes that depend on nothing: in the default order all of them come
         # first, and in this one each when it is needed (onnxruntime 1.31).
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED

@@ -6,7 +6,7 @@ have no torch module of their own: they are held to the values that they replace
 hoisting, which itself is held to torch.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from latentc import schema
 from latentc.backends import open_backend
-from latentc.backends.protocol import Backend, Engine
+from latentc.backends.protocol import Engine
 from latentc.bundle import GraphBytes
 from latentc.errors import ParityError
 from latentc.parity import psnr_db, relative_l2
 from latentc.sampler import run_once, sample
+from latentc.stages import OneAtATime
 from latentc.trajectory import Trajectory
 from torch import nn
 
@@ -74,32 +75,6 @@ class Checked:
     handed_over: Mapping[str, Mapping[str, np.ndarray]]  # of the graph before hoisting: prompt and schedule, or nothing
 
 
-class Engines(Mapping[str, Engine]):
-    """The engines of written graphs, loaded when they are asked for; large ones hold a segment of their weights.
-
-    What the runtime makes of a graph (packed and converted weights) is for `latentc verify` to compare.
-    """
-
-    def __init__(self, backend: Backend, graphs: Mapping[str, GraphBytes], directory: Path) -> None:
-        self._backend, self._graphs, self._directory = backend, graphs, directory
-        self._loaded: dict[str, Engine] = {}
-
-    def __getitem__(self, name: str) -> Engine:
-        if name not in self._loaded:
-            graph = self._graphs[name]
-            large = len(graph.weights) > _LARGE_BYTES
-            self._loaded[name] = (
-                SegmentEngine(self._directory / f"{name}.onnx") if large else self._backend.load_graph(graph)
-            )
-        return self._loaded[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._graphs)
-
-    def __len__(self) -> int:
-        return len(self._graphs)
-
-
 @dataclass(frozen=True)
 class Verified:
     """A report whose bounds all hold, and the inputs and outputs that it speaks of."""
@@ -125,7 +100,13 @@ def verify_graphs(
     says so.
     """
     backend = open_backend("onnxruntime")
-    engines = Engines(backend, graphs, directory)
+
+    def load(name: str) -> Engine:
+        # What the runtime makes of a large graph (packed and converted weights) is for `latentc verify` to compare.
+        large = len(graphs[name].weights) > _LARGE_BYTES
+        return SegmentEngine(directory / f"{name}.onnx") if large else backend.load_graph(graphs[name])
+
+    engines = OneAtATime(tuple(graphs), load)
     figures: list[schema.Figure] = []
     phases = list(narrowed.hoisted.figures)
     references: dict[str, np.ndarray] = {}
