@@ -16,7 +16,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from export.arrays import as_tensor
 
-SEGMENT_BYTES = 256 << 20
+SEGMENT_BYTES = 128 << 20
 _INLINE_BYTES = 256  # ONNX Runtime wants the contents of shapes and axes in the graph itself
 _ALIGNMENT = 64
 _BUFFER = "weights"
