@@ -43,6 +43,7 @@ class GraphBytes:
     model: memoryview
     weights_name: str  # the file name by which the model calls its external data
     weights: memoryview
+    path: Path | None = None  # of the model, for a parser that opens the weights beside it by itself
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class Bundle:
     def graph(self, name: str) -> GraphBytes:
         """The model and weights of the graph `name`."""
         graph = self.manifest.graphs[name]
-        return GraphBytes(name, self.view(graph.file), graph.weights.rpartition("/")[2], self.view(graph.weights))
+        weights_name = graph.weights.rpartition("/")[2]
+        return GraphBytes(name, self.view(graph.file), weights_name, self.view(graph.weights), self.root / graph.file)
 
     def tokenizers(self) -> dict[str, memoryview]:
         """The tokenizer files that the manifest names."""

@@ -7,7 +7,8 @@ why. Engines can always be made again, so they are not synced to the disk; what 
 leaves half-written does not have its hash.
 
 A build stages beside its place and renames, under a lock that dies with its process: after a
-kill there is the old engine or none, and what was staged is removed by the next build.
+kill there is the old engine or none, and what was staged is removed by the next build. Engines of graphs that have
+not changed are taken over, not made again.
 """
 
 import fcntl
@@ -15,6 +16,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +26,7 @@ import msgspec
 
 from latentc.backends.protocol import Backend, Engine
 from latentc.bundle import ENGINES, Bundle, hashed_files, read_sealed
-from latentc.errors import BundleError
+from latentc.errors import BackendError, BundleError
 from latentc.schema import FileRecord, Strict
 
 RECORD = "engine.json"
@@ -37,6 +39,7 @@ class EngineRecord(Strict, frozen=True):
     key: dict[str, str]  # what the backend says that an engine depends on
     graphs_sha256: dict[str, dict[str, str]]  # graph: {file of the bundle: sha256}
     files: dict[str, FileRecord]
+    options: dict[str, str] = {}  # what was asked of the build
 
 
 @dataclass(frozen=True)
@@ -49,26 +52,37 @@ class LoadedEngines:
 
 
 def load_engines(bundle: Bundle, backend: Backend) -> LoadedEngines:
-    """The built engines of this machine where they are whole and up to date, else engines from the graphs."""
+    """The built engines of this machine where they are whole and up to date, else engines from the graphs.
+
+    BackendError, with the command that builds them, where the backend runs built engines only and these cannot be run.
+    """
     reason: str | None
     try:
         files = _files_of(bundle, backend)
         if files is not None:
-            built = {name: backend.load_engine(name, files) for name in bundle.manifest.graphs}
+            built = {name: backend.load_engine(name, files, bundle.graph(name)) for name in bundle.manifest.graphs}
             return LoadedEngines(built, True, None)
         reason = None
     except BundleError as error:
         reason = str(error)
     except KeyError as error:  # of `files`
         reason = f"{RECORD} does not list {error}"
+    if backend.needs_engines:
+        why = "has no engines for this machine" if reason is None else f"has engines that cannot be run: {reason}"
+        family = backend.target.partition("-")[0]
+        raise BackendError(f"{bundle.root} {why}; latentc build {bundle.root} --backend {family} makes them")
     engines = {name: backend.load_graph(bundle.graph(name)) for name in bundle.manifest.graphs}
     return LoadedEngines(engines, False, reason)
 
 
 def is_up_to_date(bundle: Bundle, backend: Backend) -> bool:
-    """Whether the engines of this machine are there, whole, and made from these graphs."""
+    """Whether the engines of this machine are there, whole, made from these graphs, and as they are asked for now."""
     try:
-        return _files_of(bundle, backend) is not None
+        directory = bundle.root / ENGINES / backend.target
+        if not directory.exists():
+            return False
+        record = _record_of(directory)
+        return _is_current(record, backend) and bool(_checked_files(bundle, directory, record))
     except BundleError:
         return False
 
@@ -100,34 +114,92 @@ def build_engines(bundle: Bundle, backend: Backend) -> Path:
 
 
 def _write(stage: Path, bundle: Bundle, backend: Backend) -> None:
-    names = [file for graph in bundle.manifest.graphs for file in backend.build_engine(bundle.graph(graph), stage)]
+    graphs, old = _graphs_sha256(bundle), _reusable(bundle, backend)
+    names: list[str] = []
+    for graph in bundle.manifest.graphs:
+        kept = old.get(graph, {})
+        for name, data in kept.items():
+            (stage / name).write_bytes(data)
+        names += list(kept) or backend.build_engine(bundle.graph(graph), stage, bundle.manifest)
     files = {}
     for name in names:
-        data = (stage / name).read_bytes()
-        files[name] = FileRecord(sha256=hashlib.sha256(data).hexdigest(), num_bytes=len(data))
-    record = EngineRecord(key=backend.engine_key(), graphs_sha256=_graphs_sha256(bundle), files=files)
+        with (stage / name).open("rb") as file:
+            digest, size = hashlib.sha256(), 0
+            while chunk := file.read(1 << 24):  # a plan may be as large as the memory
+                digest.update(chunk)
+                size += len(chunk)
+        files[name] = FileRecord(sha256=digest.hexdigest(), num_bytes=size)
+    record = EngineRecord(key=backend.engine_key(), graphs_sha256=graphs, files=files, options=backend.build_options())
     encoded = msgspec.json.encode(record)
     (stage / RECORD).write_bytes(encoded)
     (stage / f"{RECORD}.sha256").write_text(f"{hashlib.sha256(encoded).hexdigest()}  {RECORD}\n")
 
 
+def _reusable(bundle: Bundle, backend: Backend) -> dict[str, dict[str, memoryview]]:
+    """The files of this machine's engines whose graphs have not changed since, by graph; none with another key."""
+    directory = bundle.root.resolve() / ENGINES / backend.target
+    if not backend.needs_engines or not directory.exists():  # others are made in less time than they are hashed
+        return {}
+    try:
+        record = _record_of(directory)
+        if not _is_current(record, backend):
+            return {}
+        graphs = _graphs_sha256(bundle)
+        same = {graph for graph, hashes in graphs.items() if record.graphs_sha256.get(graph) == hashes}
+        files: dict[str, dict[str, memoryview]] = {}
+        for file, view, problem in hashed_files(directory, record.files):
+            graph = file.rpartition(".")[0]
+            if problem is None and graph in same:
+                files.setdefault(graph, {})[file] = view
+        recorded = Counter(file.rpartition(".")[0] for file in record.files)
+        return {graph: views for graph, views in files.items() if len(views) == recorded[graph]}
+    except BundleError:
+        return {}
+
+
 def _files_of(bundle: Bundle, backend: Backend) -> dict[str, memoryview] | None:
     """The hashed files of this machine's engines; None if there are none, BundleError if they are not to be run."""
-    if not (bundle.root / ENGINES / backend.target).exists():
-        return None
     root = bundle.root.resolve()
-    for directory in (root / ENGINES, root / ENGINES / backend.target):
-        if directory.is_symlink():
-            raise BundleError(f"{directory} is a link")
-    directory = root / ENGINES / backend.target
+    if not (root / ENGINES).exists():
+        return None
+    if (root / ENGINES).is_symlink():
+        raise BundleError(f"{root / ENGINES} is a link")
+    own = root / ENGINES / backend.target
+    others = sorted(path for path in (root / ENGINES).glob(backend.targets) if path.is_dir() and path != own)
+    problems: list[str] = []
+    for directory in [own, *others]:
+        if not directory.exists():
+            continue
+        try:
+            if directory.is_symlink():
+                raise BundleError(f"{directory} is a link")
+            record = _record_of(directory)
+            refusal = backend.refusal(record.key, record.options)
+            if refusal is not None:
+                raise BundleError(refusal)
+            return _checked_files(bundle, directory, record)
+        except BundleError as error:
+            problems.append(str(error))
+    if problems:
+        raise BundleError(problems[0])
+    return None
+
+
+def _record_of(directory: Path) -> EngineRecord:
     try:
-        record = msgspec.json.decode(read_sealed(directory, RECORD)[0], type=EngineRecord)
+        return msgspec.json.decode(read_sealed(directory, RECORD)[0], type=EngineRecord)
     except (msgspec.DecodeError, RecursionError) as error:
         raise BundleError(f"{RECORD} does not follow the schema: {error}") from None
-    changed = sorted(name for name, value in backend.engine_key().items() if record.key.get(name) != value)
-    if changed:
-        raise BundleError(f"made for another {' and '.join(changed)}")
-    if record.key != backend.engine_key() or record.graphs_sha256 != _graphs_sha256(bundle):
+
+
+def _is_current(record: EngineRecord, backend: Backend) -> bool:
+    """Whether engines with this record are what a build would make here now, graphs aside."""
+    return record.key == backend.engine_key() and record.options == backend.build_options()
+
+
+def _checked_files(bundle: Bundle, directory: Path, record: EngineRecord) -> dict[str, memoryview]:
+    """Every file of a record, hashed."""
+    if record.graphs_sha256 != _graphs_sha256(bundle):
         raise BundleError("made from other graphs")
     files: dict[str, memoryview] = {}
     for file, view, problem in hashed_files(directory, record.files):

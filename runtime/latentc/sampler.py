@@ -36,11 +36,12 @@ class Sampling:
         trajectory: Trajectory,
         cache: PromptCache | None = None,
     ) -> None:
+        memory = self._memory = backend.loop_memory()
         draws, *latent_shape = trajectory.noise.shape
         self.calls = len(trajectory.output_row) - draws - (trajectory.init is not None)
         self._denoise, self._decode = engines["denoise"], engines["decode"]
         # All zero, not merely allocated: a slot that is not yet written has the weight 0, and 0 * NaN is NaN.
-        self._history = backend.buffer((len(trajectory.output_row), *latent_shape), np.float32)
+        self._history = memory.zeros("history", (len(trajectory.output_row), *latent_shape), np.float32)
         self._history.view(0).write(trajectory.noise[0])
         for draw in range(1, draws):
             self._history.view(self.calls + draw).write(trajectory.noise[draw])
@@ -49,13 +50,13 @@ class Sampling:
             repeated = np.ascontiguousarray(np.broadcast_to(encoded, latent_shape))
             self._history.view(self.calls + draws).write(repeated)
         prepared = run_prologue(backend, engines, manifest, trajectory, cache)
-        self._per_call = prepared.per_call
+        self._per_call = {name: memory.settled(name, rows, rows=True) for name, rows in prepared.per_call.items()}
         self._denoise.bind("history", self._history)
         for name, buffer in prepared.constant.items():
-            self._denoise.bind(name, buffer)
+            self._denoise.bind(name, memory.settled(name, buffer))
         self._decode.bind("history", self._history)
-        self._decode.bind("output_row", uploaded(backend, trajectory.output_row))
-        self._image = backend.buffer(_image_shape(manifest, self._history.shape), np.float32)
+        self._decode.bind("output_row", memory.settled("output_row", uploaded(backend, trajectory.output_row)))
+        self._image = memory.zeros("image", _image_shape(manifest, self._history.shape), np.float32)
         self._decode.bind("image", self._image)
 
     def steps(self) -> Iterator[int]:
@@ -68,6 +69,17 @@ class Sampling:
             self._denoise.bind("prediction", self._history.view(1 + call))
             self._denoise.run()
             yield call + 1
+
+    def draw(self) -> npt.NDArray[np.float32]:
+        """All steps and the decoder, with nothing in between: a backend that records loops replays them as one."""
+
+        def loop() -> None:
+            for _ in self.steps():
+                pass
+            self._decode.run()
+
+        self._memory.replay(loop)
+        return self._image.read().astype(np.float32, copy=False)
 
     def decode(self) -> npt.NDArray[np.float32]:
         """The pictures, float32 [B, 3, height, width] in [0, 1]; to be called after the last step."""
@@ -98,10 +110,7 @@ def sample(
     backend: Backend, engines: Mapping[str, Engine], manifest: Manifest, trajectory: Trajectory
 ) -> npt.NDArray[np.float32]:
     """The prologue, the whole loop and the decoder, without a look at the steps: float32 [B, 3, height, width]."""
-    sampling = Sampling(backend, engines, manifest, trajectory)
-    for _ in sampling.steps():
-        pass
-    return sampling.decode()
+    return Sampling(backend, engines, manifest, trajectory).draw()
 
 
 def run_once(

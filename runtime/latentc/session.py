@@ -51,10 +51,7 @@ class Session:
         trajectory = trajectory_of_request(self.bundle, request, seed, pixels=pixels, tokenizers=self.tokenizers)
         for notice in dict.fromkeys(notice for batch in trajectory.texts for notice in batch.notices):
             warnings.warn(notice, stacklevel=2)
-        sampling = self.sampling(trajectory)
-        for _ in sampling.steps():
-            pass
-        return sampling.decode()
+        return self.sampling(trajectory).draw()
 
     def sampling(self, trajectory: Trajectory) -> Sampling:
         """The request on its way: its steps can be watched, and stopped."""

@@ -13,16 +13,20 @@ price is that nested graphs must hold their own weights inline.
 import hashlib
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import onnxruntime
 
-from latentc.backends.protocol import Array, Buffer, Engine
+from latentc.backends.host import HostBuffer, HostInstant, HostLoopMemory, peak_bytes
+from latentc.backends.options import EngineOptions
+from latentc.backends.protocol import Backend, Buffer, Engine
+from latentc.backends.refusal import exact_refusal
 from latentc.bundle import GraphBytes
 from latentc.errors import BackendError
+from latentc.schema import Manifest
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _FATAL_ONLY = 4  # ONNX Runtime's log level: its errors reach us as exceptions already
@@ -32,34 +36,11 @@ _EXTERNAL_FROM_BYTES = 1024  # initialisers of this size or more go to the engin
 T = TypeVar("T")
 
 
-def open_backend(threads: int) -> "OnnxRuntimeBackend":
-    """The CPU backend; `threads` 0 means one thread for each core that the process may use."""
+def open_backend(threads: int, options: EngineOptions) -> "OnnxRuntimeBackend":
+    """The CPU backend; `threads` 0 means one thread for each core that the process may use. It has no options."""
+    if options.given():
+        raise BackendError(f"backend onnxruntime has no {', '.join(options.given())}; these are for --backend tensorrt")
     return OnnxRuntimeBackend(threads)
-
-
-class HostBuffer:
-    """A numpy array as a Buffer."""
-
-    def __init__(self, array: Array) -> None:
-        self.array = array
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    def view(self, index: int) -> "HostBuffer":
-        return HostBuffer(self.array[index])
-
-    def shaped(self, shape: tuple[int, ...]) -> "HostBuffer":
-        return HostBuffer(self.array.reshape(shape))
-
-    def write(self, values: Array) -> None:
-        if values.shape != self.array.shape:  # copyto would broadcast
-            raise ValueError(f"expected shape {list(self.array.shape)}, got {list(values.shape)}")
-        np.copyto(self.array, values, casting="no")
-
-    def read(self) -> Array:
-        return self.array.copy()
 
 
 class OnnxRuntimeEngine:
@@ -90,6 +71,9 @@ class OnnxRuntimeEngine:
             raise BackendError(f"graph {self._name} has nothing bound to {', '.join(sorted(missing))}")
         _check(f"graph {self._name} cannot be run", lambda: self._session.run_with_iobinding(self._binding))
 
+    def in_lane(self, backend: Backend) -> "OnnxRuntimeEngine":
+        return OnnxRuntimeEngine(self._name, self._session)
+
 
 class OnnxRuntimeBackend:
     """Makes CPU engines from graphs, and keeps optimised graphs as engine files."""
@@ -110,6 +94,14 @@ class OnnxRuntimeBackend:
     def target(self) -> str:
         return f"onnxruntime-cpu-{platform.machine()}"
 
+    @property
+    def targets(self) -> str:
+        return self.target
+
+    @property
+    def needs_engines(self) -> bool:
+        return False
+
     def engine_key(self) -> dict[str, str]:
         return {
             "onnxruntime": onnxruntime.__version__,
@@ -119,14 +111,32 @@ class OnnxRuntimeBackend:
             "external_from_bytes": str(_EXTERNAL_FROM_BYTES),
         }
 
+    def build_options(self) -> dict[str, str]:
+        return {}
+
+    def refusal(self, key: Mapping[str, str], options: Mapping[str, str]) -> str | None:
+        return exact_refusal(key, self.engine_key())
+
     def buffer(self, shape: tuple[int, ...], dtype: type[np.generic]) -> HostBuffer:
         return HostBuffer(np.zeros(shape, dtype))
+
+    def loop_memory(self) -> HostLoopMemory:
+        return HostLoopMemory()
+
+    def lane(self) -> "OnnxRuntimeBackend":
+        return self  # sessions may be run by several threads at once; an engine's bindings are its own
+
+    def now(self) -> HostInstant:
+        return HostInstant()
+
+    def memory_bytes(self) -> int:
+        return peak_bytes()
 
     def load_graph(self, graph: GraphBytes, *, optimise: bool = True) -> Engine:
         options = self._options(optimise)
         return OnnxRuntimeEngine(graph.name, _session(graph, options))
 
-    def build_engine(self, graph: GraphBytes, directory: Path) -> list[str]:
+    def build_engine(self, graph: GraphBytes, directory: Path, manifest: Manifest) -> list[str]:
         options = self._options(optimise=True)
         model, weights = f"{graph.name}.onnx", f"{graph.name}.weights"
         options.optimized_model_filepath = str(directory / model)
@@ -138,7 +148,7 @@ class OnnxRuntimeBackend:
         (directory / weights).touch()  # a model without large initialisers leaves none
         return [model, weights]
 
-    def load_engine(self, name: str, files: dict[str, memoryview]) -> Engine:
+    def load_engine(self, name: str, files: dict[str, memoryview], graph: GraphBytes) -> Engine:
         model, weights = f"{name}.onnx", f"{name}.weights"
         return self.load_graph(GraphBytes(name, files[model], weights, files[weights]), optimise=False)
 
