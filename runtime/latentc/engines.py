@@ -24,12 +24,14 @@ from pathlib import Path
 
 import msgspec
 
+from latentc.backends import open_backend
 from latentc.backends.protocol import Backend, Engine
 from latentc.bundle import ENGINES, Bundle, hashed_files, read_sealed
 from latentc.errors import BackendError, BundleError
 from latentc.schema import FileRecord, Strict
 
 RECORD = "engine.json"
+LOOP = frozenset({"denoise", "decode", "encode"})  # all other graphs are the prologue's
 _STAGE = ".stage-"
 
 
@@ -39,7 +41,7 @@ class EngineRecord(Strict, frozen=True):
     key: dict[str, str]  # what the backend says that an engine depends on
     graphs_sha256: dict[str, dict[str, str]]  # graph: {file of the bundle: sha256}
     files: dict[str, FileRecord]
-    options: dict[str, str] = {}  # what was asked of the build
+    options: dict[str, str] = msgspec.field(default_factory=dict)  # what was asked of the build
 
 
 @dataclass(frozen=True)
@@ -49,19 +51,28 @@ class LoadedEngines:
     engines: dict[str, Engine]
     built: bool
     reason: str | None
+    prologue: Backend  # that of the engines of what runs before the loop
 
 
-def load_engines(bundle: Bundle, backend: Backend) -> LoadedEngines:
+def load_engines(bundle: Bundle, backend: Backend, prologue: Backend | None = None) -> LoadedEngines:
     """The built engines of this machine where they are whole and up to date, else engines from the graphs.
+
+    `prologue` is the backend of what runs before the loop, where it is another one; engines that were built without
+    these graphs say by that, that it is the CPU's.
 
     BackendError, with the command that builds them, where the backend runs built engines only and these cannot be run.
     """
     reason: str | None
     try:
-        files = _files_of(bundle, backend)
-        if files is not None:
-            built = {name: backend.load_engine(name, files, bundle.graph(name)) for name in bundle.manifest.graphs}
-            return LoadedEngines(built, True, None)
+        found = _files_of(bundle, backend)
+        if found is not None:
+            record, files = found
+            if prologue is None and record.options.get("prologue") == "cpu":
+                prologue = open_backend("onnxruntime")
+            loaded = _prologue_engines(bundle, backend, prologue)
+            for name in bundle.manifest.graphs.keys() - loaded.keys():
+                loaded[name] = backend.load_engine(name, files, bundle.graph(name))
+            return LoadedEngines(loaded, True, None, prologue or backend)
         reason = None
     except BundleError as error:
         reason = str(error)
@@ -71,8 +82,18 @@ def load_engines(bundle: Bundle, backend: Backend) -> LoadedEngines:
         why = "has no engines for this machine" if reason is None else f"has engines that cannot be run: {reason}"
         family = backend.target.partition("-")[0]
         raise BackendError(f"{bundle.root} {why}; latentc build {bundle.root} --backend {family} makes them")
-    engines = {name: backend.load_graph(bundle.graph(name)) for name in bundle.manifest.graphs}
-    return LoadedEngines(engines, False, reason)
+    engines = _prologue_engines(bundle, backend, prologue)
+    for name in bundle.manifest.graphs.keys() - engines.keys():
+        engines[name] = backend.load_graph(bundle.graph(name))
+    return LoadedEngines(engines, False, reason, prologue or backend)
+
+
+def _prologue_engines(bundle: Bundle, backend: Backend, prologue: Backend | None) -> dict[str, Engine]:
+    """What runs before the loop, on a backend of its own; nothing if it is the loop's."""
+    if prologue is None or prologue is backend:
+        return {}
+    names = bundle.manifest.graphs.keys() - LOOP
+    return {name: prologue.load_graph(bundle.graph(name)) for name in sorted(names)}
 
 
 def is_up_to_date(bundle: Bundle, backend: Backend) -> bool:
@@ -116,7 +137,10 @@ def build_engines(bundle: Bundle, backend: Backend) -> Path:
 def _write(stage: Path, bundle: Bundle, backend: Backend) -> None:
     graphs, old = _graphs_sha256(bundle), _reusable(bundle, backend)
     names: list[str] = []
+    on_cpu = backend.build_options().get("prologue") == "cpu"
     for graph in bundle.manifest.graphs:
+        if on_cpu and graph not in LOOP:
+            continue
         kept = old.get(graph, {})
         for name, data in kept.items():
             (stage / name).write_bytes(data)
@@ -157,8 +181,8 @@ def _reusable(bundle: Bundle, backend: Backend) -> dict[str, dict[str, memoryvie
         return {}
 
 
-def _files_of(bundle: Bundle, backend: Backend) -> dict[str, memoryview] | None:
-    """The hashed files of this machine's engines; None if there are none, BundleError if they are not to be run."""
+def _files_of(bundle: Bundle, backend: Backend) -> tuple[EngineRecord, dict[str, memoryview]] | None:
+    """The record and hashed files of this machine's engines; None if there are none, BundleError if they cannot run."""
     root = bundle.root.resolve()
     if not (root / ENGINES).exists():
         return None
@@ -177,7 +201,7 @@ def _files_of(bundle: Bundle, backend: Backend) -> dict[str, memoryview] | None:
             refusal = backend.refusal(record.key, record.options)
             if refusal is not None:
                 raise BundleError(refusal)
-            return _checked_files(bundle, directory, record)
+            return record, _checked_files(bundle, directory, record)
         except BundleError as error:
             problems.append(str(error))
     if problems:

@@ -26,6 +26,9 @@ class Sampling:
     for call in sampling.steps():
         ...                         # progress; or stop here
     picture = sampling.decode()     # float32 [B, 3, height, width] in [0, 1]
+
+    or, without a look at the steps: picture = sampling.draw()
+    `prologue` is the backend of the engines that run before the loop, where it is not the loop's.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class Sampling:
         manifest: Manifest,
         trajectory: Trajectory,
         cache: PromptCache | None = None,
+        prologue: Backend | None = None,
     ) -> None:
         memory = self._memory = backend.loop_memory()
         draws, *latent_shape = trajectory.noise.shape
@@ -49,7 +53,7 @@ class Sampling:
             encoded = _encoded(backend, engines["encode"], manifest.graphs["encode"], trajectory.init)
             repeated = np.ascontiguousarray(np.broadcast_to(encoded, latent_shape))
             self._history.view(self.calls + draws).write(repeated)
-        prepared = run_prologue(backend, engines, manifest, trajectory, cache)
+        prepared = run_prologue(prologue or backend, engines, manifest, trajectory, cache)
         self._per_call = {name: memory.settled(name, rows, rows=True) for name, rows in prepared.per_call.items()}
         self._denoise.bind("history", self._history)
         for name, buffer in prepared.constant.items():
@@ -107,10 +111,14 @@ def _image_shape(manifest: Manifest, history: tuple[int, ...]) -> tuple[int, ...
 
 
 def sample(
-    backend: Backend, engines: Mapping[str, Engine], manifest: Manifest, trajectory: Trajectory
+    backend: Backend,
+    engines: Mapping[str, Engine],
+    manifest: Manifest,
+    trajectory: Trajectory,
+    prologue: Backend | None = None,
 ) -> npt.NDArray[np.float32]:
     """The prologue, the whole loop and the decoder, without a look at the steps: float32 [B, 3, height, width]."""
-    return Sampling(backend, engines, manifest, trajectory).draw()
+    return Sampling(backend, engines, manifest, trajectory, prologue=prologue).draw()
 
 
 def run_once(

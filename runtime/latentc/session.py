@@ -7,17 +7,17 @@ pictures = session.draw(request, seed=7)        # float32 [4, 3, height, width] 
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from latentc.backends import AUTO, open_backend
+from latentc.backends import AUTO, open_backend, resolve_backend
 from latentc.backends.protocol import Backend, Engine
 from latentc.bundle import Bundle, open_bundle
-from latentc.engines import load_engines
+from latentc.engines import LOOP, load_engines
 from latentc.errors import RequestError
 from latentc.prompt_cache import PromptCache
 from latentc.request import Request
@@ -35,6 +35,7 @@ class Session:
     backend: Backend
     engines: Mapping[str, Engine]
     cache: PromptCache = field(default_factory=PromptCache)
+    prologue: Backend | None = None  # of the engines that run before the loop, where it is another backend
 
     @cached_property
     def tokenizers(self) -> Tokenizers:
@@ -55,13 +56,27 @@ class Session:
 
     def sampling(self, trajectory: Trajectory) -> Sampling:
         """The request on its way: its steps can be watched, and stopped."""
-        return Sampling(self.backend, self.engines, self.bundle.manifest, trajectory, self.cache)
+        return Sampling(self.backend, self.engines, self.bundle.manifest, trajectory, self.cache, self.prologue)
+
+    def in_lane(self) -> "Session":
+        """A session for requests that run beside this one's: weights are shared, memory and bindings are its own."""
+        lane = self.backend.lane()
+        prologue = None if self.prologue is None else self.prologue.lane()
+        engines = {
+            name: engine.in_lane(lane if prologue is None or name in LOOP else prologue)
+            for name, engine in self.engines.items()
+        }
+        return replace(self, backend=lane, engines=engines, cache=PromptCache(), prologue=prologue)
 
 
-def open_session(path: Path, backend: str = AUTO, threads: int = 0) -> Session:
-    """Opens and hashes a bundle, and loads its engines, or its graphs where none are built."""
-    bundle, opened = open_bundle(path), open_backend(backend, threads)
-    return Session(bundle, opened, load_engines(bundle, opened).engines)
+def open_session(path: Path, backend: str = AUTO, threads: int = 0, prologue: str = "") -> Session:
+    """Opens and hashes a bundle, and loads its engines, or its graphs where none are built.
+
+    `prologue` "cpu" leaves what runs before the loop to ONNX Runtime on the CPU.
+    """
+    bundle, opened = open_bundle(path), open_backend(resolve_backend(backend, path), threads)
+    loaded = load_engines(bundle, opened, open_backend("onnxruntime", threads) if prologue == "cpu" else None)
+    return Session(bundle, opened, loaded.engines, prologue=loaded.prologue)
 
 
 def trajectory_of_request(

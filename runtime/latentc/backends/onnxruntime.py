@@ -13,7 +13,7 @@ price is that nested graphs must hold their own weights inline.
 import hashlib
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ import onnxruntime
 
 from latentc.backends.host import HostBuffer, HostInstant, HostLoopMemory, peak_bytes
 from latentc.backends.options import EngineOptions
-from latentc.backends.protocol import Backend, Buffer, Engine
+from latentc.backends.protocol import Backend, Buffer, Engine, Instant, LoopMemory
 from latentc.backends.refusal import exact_refusal
 from latentc.bundle import GraphBytes
 from latentc.errors import BackendError
@@ -69,7 +69,7 @@ class OnnxRuntimeEngine:
         missing = (self._inputs | self._outputs) - self._bound.keys()
         if missing:
             raise BackendError(f"graph {self._name} has nothing bound to {', '.join(sorted(missing))}")
-        _check(f"graph {self._name} cannot be run", lambda: self._session.run_with_iobinding(self._binding))
+        checked(f"graph {self._name} cannot be run", lambda: self._session.run_with_iobinding(self._binding))
 
     def in_lane(self, backend: Backend) -> "OnnxRuntimeEngine":
         return OnnxRuntimeEngine(self._name, self._session)
@@ -117,16 +117,16 @@ class OnnxRuntimeBackend:
     def refusal(self, key: Mapping[str, str], options: Mapping[str, str]) -> str | None:
         return exact_refusal(key, self.engine_key())
 
-    def buffer(self, shape: tuple[int, ...], dtype: type[np.generic]) -> HostBuffer:
+    def buffer(self, shape: tuple[int, ...], dtype: type[np.generic]) -> Buffer:
         return HostBuffer(np.zeros(shape, dtype))
 
-    def loop_memory(self) -> HostLoopMemory:
+    def loop_memory(self) -> LoopMemory:
         return HostLoopMemory()
 
     def lane(self) -> "OnnxRuntimeBackend":
         return self  # sessions may be run by several threads at once; an engine's bindings are its own
 
-    def now(self) -> HostInstant:
+    def now(self) -> Instant:
         return HostInstant()
 
     def memory_bytes(self) -> int:
@@ -134,7 +134,7 @@ class OnnxRuntimeBackend:
 
     def load_graph(self, graph: GraphBytes, *, optimise: bool = True) -> Engine:
         options = self._options(optimise)
-        return OnnxRuntimeEngine(graph.name, _session(graph, options))
+        return self._engine(graph, options)
 
     def build_engine(self, graph: GraphBytes, directory: Path, manifest: Manifest) -> list[str]:
         options = self._options(optimise=True)
@@ -144,13 +144,19 @@ class OnnxRuntimeBackend:
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_min_size_in_bytes", str(_EXTERNAL_FROM_BYTES)
         )
-        _session(graph, options)
+        self._session(graph, options)
         (directory / weights).touch()  # a model without large initialisers leaves none
         return [model, weights]
 
     def load_engine(self, name: str, files: dict[str, memoryview], graph: GraphBytes) -> Engine:
         model, weights = f"{name}.onnx", f"{name}.weights"
         return self.load_graph(GraphBytes(name, files[model], weights, files[weights]), optimise=False)
+
+    def _engine(self, graph: GraphBytes, options: onnxruntime.SessionOptions) -> Engine:
+        return OnnxRuntimeEngine(graph.name, self._session(graph, options))
+
+    def _session(self, graph: GraphBytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+        return session_of(graph, options, _PROVIDERS)
 
     def _options(self, optimise: bool) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()
@@ -166,18 +172,20 @@ class OnnxRuntimeBackend:
         return options
 
 
-def _session(graph: GraphBytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+def session_of(
+    graph: GraphBytes, options: onnxruntime.SessionOptions, providers: Sequence[str | tuple[str, dict[str, str]]]
+) -> onnxruntime.InferenceSession:
     """A session on the bytes of `graph`, which can reach no other file."""
     weights = np.frombuffer(graph.weights, np.uint8) if len(graph.weights) else np.empty(0, np.uint8)
 
     def load() -> onnxruntime.InferenceSession:
         options.add_external_initializers_from_files_in_memory([graph.weights_name], [weights], [len(weights)])
-        return onnxruntime.InferenceSession(bytes(graph.model), options, providers=_PROVIDERS)
+        return onnxruntime.InferenceSession(bytes(graph.model), options, providers=providers)
 
-    return _check(f"graph {graph.name} cannot be loaded", load)
+    return checked(f"graph {graph.name} cannot be loaded", load)
 
 
-def _check(what: str, call: Callable[[], T]) -> T:
+def checked(what: str, call: Callable[[], T]) -> T:
     """The one boundary to ONNX Runtime: its exceptions have no common base but Exception."""
     try:
         return call()

@@ -1,6 +1,9 @@
-"""What `latentc build` can be told about the engines that it makes; every backend says which of it means something to it."""
+"""What `latentc build` can be told about the engines that it makes; a backend refuses what it does not have."""
 
+import re
 from dataclasses import dataclass, fields
+
+from latentc.errors import RequestError
 
 AUTOMATIC = -1  # weight_streaming: the budget is TensorRT's own choice
 
@@ -18,6 +21,8 @@ class EngineOptions:
     batch: int | None = None  # the most pictures of one request
     sizes: tuple[tuple[int, int], ...] = ()  # width, height in pixels: the engines are for these and all between
 
+    prologue: str = ""  # "cpu": text, prompt and schedule graphs stay with ONNX Runtime on the CPU
+
     def given(self) -> list[str]:
         """The flags that were given, as the user wrote them."""
         return [
@@ -33,3 +38,22 @@ class EngineOptions:
             for field in fields(self)
             if getattr(self, field.name) != field.default
         }
+
+
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
+
+
+def num_bytes_of(flag: str, text: str) -> int:
+    """512MiB, 4GB or 1000000 as a number; RequestError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmg]i?|)b?", text.lower(), re.ASCII)
+    if found is None or float(found[1]) <= 0:
+        raise RequestError(f"{flag} {text} is no size; give one such as 512MiB or 4GB")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Width and height of 768x512; RequestError for anything else."""
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text, re.ASCII)
+    if found is None or "0" in (found[1], found[2]):
+        raise RequestError(f"--size {text} is no size; give one such as 768x512")
+    return int(found[1]), int(found[2])

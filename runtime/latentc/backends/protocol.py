@@ -61,7 +61,7 @@ class LoopMemory(Protocol):
         """All zero; where loops are recorded, the same memory again for the same place, shape and dtype."""
 
     def settled(self, place: str, buffer: Buffer, rows: bool = False) -> Buffer:
-        """The contents of `buffer`, which may be of another backend, in such a place; `rows`: each row is bound alone."""
+        """The contents of `buffer`, perhaps another backend's, in such a place; `rows`: each row is bound alone."""
 
     def replay(self, work: Callable[[], None]) -> None:
         """Does `work`, which only binds what was dealt out here and runs engines; or replays its recording."""

@@ -51,6 +51,7 @@ class Options:
     no_metadata: bool
     backend: str
     threads: int
+    prologue: str
     json: bool
 
 
@@ -80,7 +81,7 @@ class Report(msgspec.Struct, frozen=True):
 def run(options: Options) -> None:
     """Opens, resolves, loads, loops, decodes, writes, reports."""
     stopwatch = Stopwatch()
-    backend_name = resolve_backend(options.backend)
+    backend_name = resolve_backend(options.backend, options.bundle)
     if options.threads < 0:
         raise RequestError(f"--threads {options.threads} is out of range; give 1 or more")
     with ThreadPoolExecutor(1) as pool:
@@ -97,7 +98,8 @@ def run(options: Options) -> None:
         paths = output_paths(options.output, request.count, options.separate)
         stopwatch.lap("open")
         backend = opening.result()
-    loaded = load_engines(bundle, backend)
+    prologue = open_backend("onnxruntime", options.threads) if options.prologue == "cpu" else None
+    loaded = load_engines(bundle, backend, prologue)
     if loaded.reason is not None:
         print(
             f"latentc: the built engines are not used ({loaded.reason}); latentc build {options.bundle} renews them",
@@ -109,7 +111,7 @@ def run(options: Options) -> None:
     notices = list(dict.fromkeys(notice for batch in trajectory.texts for notice in batch.notices))
     for notice in notices:
         print(f"latentc: {notice}", file=sys.stderr)
-    sampling = Sampling(backend, loaded.engines, bundle.manifest, trajectory)
+    sampling = Sampling(backend, loaded.engines, bundle.manifest, trajectory, prologue=loaded.prologue)
     stopwatch.lap("prepare")
     bar = ProgressBar("denoise", sampling.calls)
     for call in sampling.steps():

@@ -20,6 +20,7 @@ class Options:
     bundle: Path
     backend: str
     threads: int
+    prologue: str
     json: bool
 
 

@@ -5,7 +5,6 @@ device, the first that is visible: CUDA_VISIBLE_DEVICES chooses another.
 """
 
 import importlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -66,8 +65,8 @@ class Cuda:
         if "MemoryAllocation" in str(status):
             free, total = self.free_and_total_bytes()
             raise BackendError(
-                f"no device memory for {num_bytes / 1e6:.0f} MB more: {free / 1e6:.0f} of {total / 1e6:.0f} MB are free; "
-                "try a smaller -b or size, --prologue cpu, or engines built with --weight-streaming"
+                f"no device memory for {num_bytes / 1e6:.0f} MB more: {free / 1e6:.0f} of {total / 1e6:.0f} MB are "
+                "free; try a smaller -b or size, --prologue cpu, or engines built with --weight-streaming"
             )
         self._check("cudaMalloc", status)
         return int(address)
@@ -154,10 +153,10 @@ class Cuda:
     def _kind(self, kind: str) -> Any:
         return getattr(self._kinds, f"cudaMemcpy{kind}")
 
-    def _call(self, name: str, *arguments: Any) -> Iterable[Any]:
+    def _call(self, name: str, *arguments: Any) -> list[Any]:
         status, *values = getattr(self._module, name)(*arguments)
         self._check(name, status)
-        return values
+        return list(values)
 
     def _check(self, name: str, status: Any) -> None:
         """The one place where a status of CUDA is looked at."""

@@ -1,10 +1,10 @@
 """From a graph of the bundle to a network of TensorRT: creation flags, the parser, and on 8.6 the types.
 
 Typing. From 10.0 on a network is strongly typed: every value has the type that the graph gives it (TensorRT 11 knows
-nothing else). 8.6 would choose: there each layer is pinned to the types of our graph, and the builder is told to obey.
+nothing else). 8.6 would choose: there each layer is pinned to the types of our graph, and the builder must obey.
 
-The parser opens the file of external data itself, by path. Its name is checked before, so that no model can name another
-file, and its hash is taken again after, so that what was parsed is what the bundle lists.
+The parser opens the file of external data itself, by path. Its name is checked before, so that no model can name
+another file, and its hash is taken again after, so that what was parsed is what the bundle lists.
 """
 
 import hashlib

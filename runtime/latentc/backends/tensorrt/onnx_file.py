@@ -1,7 +1,7 @@
 """Reads of an ONNX model what TensorRT's side needs: node names, value types, and where the weights lie.
 
 A protobuf is a list of (field number, wire type, value); the numbers below are those of onnx.proto
-(https://github.com/onnx/onnx/blob/main/onnx/onnx.proto). The onnx package is not used: 20 MB on a device for four lists.
+(https://github.com/onnx/onnx/blob/main/onnx/onnx.proto). The onnx package would be 20 MB on a device for four lists.
 Every read is bounded by the bytes that are there: a damaged file ends in BundleError, never in a wild read.
 """
 

@@ -47,7 +47,7 @@ def refusal_of(
         differ.append("TensorRT")
     if "hardware_compatible" not in options:
         differ += [word for name, word in _GPU.items() if theirs[name] != ours[name]]
-    elif not _AMPERE <= _number(theirs["compute_capability"]) or not _AMPERE <= _number(ours["compute_capability"]):
+    elif min(_number(key["compute_capability"]) for key in (theirs, ours)) < _AMPERE:
         differ.append("compute capability")
     if theirs["machine"] != ours["machine"]:
         differ.append("machine")

@@ -1,4 +1,6 @@
-"""The shapes that an engine is built for: least, best and most of every symbolic dim, from the manifest and the options.
+"""The shapes that an engine is built for: least, best and most of every symbolic dim.
+
+From the manifest and the options of the build:
 
     slots               2 … the longest table; best: the default table's
     batch               1 … --batch (4); best: 1

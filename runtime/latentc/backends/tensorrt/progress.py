@@ -8,7 +8,7 @@ from latentc.progress import ProgressBar
 
 def attach_progress(library: Library, config: Any, what: str) -> Any:
     """Shows the outermost phase of a build as a bar. What is returned must live as long as the build; None on 8.6."""
-    base = getattr(library.module, "IProgressMonitor", None)
+    base: Any = getattr(library.module, "IProgressMonitor", None)
     if base is None or not hasattr(config, "progress_monitor"):
         return None
 
