@@ -13,6 +13,7 @@ from latentc.errors import BackendError
 
 # cuda-bindings 12 and 13 have the first; cuda-python of CUDA 11 and early 12 the second.
 _MODULES = ("cuda.bindings.runtime", "cuda.cudart")
+_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 _NON_BLOCKING = 1  # cudaStreamNonBlocking: not ordered with the default stream, which cannot be captured
 
 
@@ -62,7 +63,7 @@ class Cuda:
     def allocate(self, num_bytes: int) -> int:
         """An address aligned to at least 256 bytes."""
         status, address = self._module.cudaMalloc(num_bytes)
-        if "MemoryAllocation" in str(status):
+        if int(status) == _OUT_OF_MEMORY:
             free, total = self.free_and_total_bytes()
             raise BackendError(
                 f"no device memory for {num_bytes / 1e6:.0f} MB more: {free / 1e6:.0f} of {total / 1e6:.0f} MB are "
@@ -154,7 +155,10 @@ class Cuda:
         return getattr(self._kinds, f"cudaMemcpy{kind}")
 
     def _call(self, name: str, *arguments: Any) -> list[Any]:
-        status, *values = getattr(self._module, name)(*arguments)
+        try:
+            status, *values = getattr(self._module, name)(*arguments)
+        except RuntimeError as error:  # cuda-bindings 12 raises where there is no libcuda; 13 returns a status
+            raise BackendError(f"CUDA: {name}: {error}; is the NVIDIA driver installed?") from None
         self._check(name, status)
         return list(values)
 

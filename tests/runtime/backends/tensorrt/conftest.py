@@ -1,4 +1,4 @@
-"""A machine with a fake GPU and a fake TensorRT of any supported version."""
+"""A machine with a fake GPU and a fake TensorRT of any supported version, and bundles to run on it."""
 
 import sys
 from collections.abc import Callable
