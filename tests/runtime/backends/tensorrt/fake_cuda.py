@@ -16,7 +16,7 @@ import numpy as np
 ALIGNMENT = 256
 
 
-class cudaError_t(enum.IntEnum):  # noqa: N801
+class cudaError_t(enum.IntEnum):
     """The statuses that occur here."""
 
     cudaSuccess = 0
@@ -26,7 +26,7 @@ class cudaError_t(enum.IntEnum):  # noqa: N801
     cudaErrorStreamCaptureUnsupported = 900
 
 
-class cudaMemcpyKind(enum.IntEnum):  # noqa: N801
+class cudaMemcpyKind(enum.IntEnum):
     """As in cudart."""
 
     cudaMemcpyHostToDevice = 1
@@ -34,7 +34,7 @@ class cudaMemcpyKind(enum.IntEnum):  # noqa: N801
     cudaMemcpyDeviceToDevice = 3
 
 
-class cudaStreamCaptureMode(enum.IntEnum):  # noqa: N801
+class cudaStreamCaptureMode(enum.IntEnum):
     """As in cudart."""
 
     cudaStreamCaptureModeThreadLocal = 1

@@ -178,7 +178,7 @@ def test_what_the_builder_cannot_build_is_named_by_our_nodes(
 ) -> None:
     model = onnx.load_model_from_string((bundle / "graphs/denoise.onnx").read_bytes())
     for name, op_type in (("A", "Add"), ("B", "Mul"), ("C", "Mul")):
-        node = next(n for n in model.graph.node if n.op_type == op_type and n.name not in "ABC" or not n.name)
+        node = next(n for n in model.graph.node if (n.op_type == op_type and n.name not in "ABC") or not n.name)
         node.name, node.op_type = name, op_type
     replace_graph(bundle, "denoise", model, (bundle / "graphs/denoise.weights").read_bytes())
     _, module = machine("10.3.0")
