@@ -4,28 +4,42 @@ Islands beyond the known ones are found on what the loop really sees: every call
 request's trajectory, from pure noise to the finished latents.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from latentc.trajectory import Trajectory
 
 from export.compile import HoistedStep
-from export.examples import TEXTS, numpy_inputs, token_inputs
-from export.parity_inputs import step_inputs
+from export.parity_inputs import Drawn
 from export.parity_request import parity_trajectory
-from export.proof import Runner, loop_inputs, run_model
+from export.proof import Runner, handed_over, loop_inputs, run_model, taken
+from export.reach import Reach
 from export.solver_table import SolverTable
 from export.write import tokenizers_of
 
 MAX_SAMPLES = 8  # calls of a long trajectory are alike
 
 
-def calibration_inputs(hoisted: HoistedStep, table: SolverTable) -> dict[str, list[Mapping[str, np.ndarray]]]:
-    """Inputs of the denoise graph at calls spread over the trajectory, and of all that runs before and after it."""
+def calibration_inputs(
+    hoisted: HoistedStep,
+    table: SolverTable,
+    drawn: Drawn,
+    given: Mapping[str, Mapping[str, np.ndarray]],
+    reach: Reach,
+) -> dict[str, Sequence[Mapping[str, np.ndarray]]]:
+    """Inputs of the denoise graph at calls spread over the trajectory, and of all that runs before and after it.
+
+    Where no trajectory is within reach, the graphs are given what they are compared on: the denoiser its first step,
+    from noise, with texts that the encoders encoded. `given` is what prompt and schedule graph return for that.
+    """
+    if not reach.runs_trajectory:
+        known = handed_over(drawn.inputs["denoise"], given)
+        found = {name: (drawn.inputs[name],) for name in hoisted.around}
+        return found | {"denoise": (taken(hoisted.parts.graphs["denoise"], known),)}
     model = hoisted.step.model
     trajectory = parity_trajectory(hoisted.step, table, tokenizers_of(model))
-    texts: dict[str, list[Mapping[str, np.ndarray]]] = {
-        encoder.name: [numpy_inputs(token_inputs(encoder, TEXTS))] for encoder in model.text_encoders
+    texts: dict[str, Sequence[Mapping[str, np.ndarray]]] = {
+        encoder.name: [drawn.inputs[encoder.name]] for encoder in model.text_encoders
     }
     encoded = _encoded_texts(hoisted, trajectory)
     draws = len(trajectory.noise) - 1
@@ -42,11 +56,11 @@ def calibration_inputs(hoisted: HoistedStep, table: SolverTable) -> dict[str, li
             if call in kept:
                 samples.append(inputs)
             history[1 + call] = denoise.run(inputs)["prediction"]
-    found: dict[str, list[Mapping[str, np.ndarray]]] = {**texts, "denoise": samples}
-    found["decode"] = [{"history": history, "output_row": trajectory.output_row}]
+    around: dict[str, Sequence[Mapping[str, np.ndarray]]] = {**texts, "denoise": samples}
+    around["decode"] = [{"history": history, "output_row": trajectory.output_row}]
     if "encode" in hoisted.graphs:
-        found["encode"] = [step_inputs(hoisted.step, encode=True)["encode"]]
-    return found
+        around["encode"] = [drawn.inputs["encode"]]
+    return around
 
 
 def _encoded_texts(hoisted: HoistedStep, trajectory: Trajectory) -> dict[str, np.ndarray]:

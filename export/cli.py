@@ -1,7 +1,7 @@
 """The command line of the compiler: flags to ExportOptions, errors to one line and an exit code."""
 
 import argparse
-import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,18 +13,22 @@ if TYPE_CHECKING:
     from export.verify import Bounds
 
 EXIT_INPUT = 1
+DEFAULT_MEMORY_BYTES = 4 << 30  # export.reach's, which imports torch
+_LEAST_MEMORY = 256 << 20
 PRECISIONS = ("fp32", "fp16")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exports; returns 0, 1 for the user's input, 3 for a parity bound (argparse exits with 2 by itself)."""
     arguments = parser().parse_args(argv)
-    # diffusers and transformers announce at import what they will not be asked for here (torchvision), and set their
-    # loggers up anew when they are imported.
-    for name in ("transformers", "diffusers"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # Imported late: --help and usage errors answer at once, without torch.
+    # Imported late: --help and usage errors answer at once, without torch. The loggers come first: what is imported
+    # after them announces what it will not be asked for here (torchvision).
+    from diffusers.utils import logging as diffusers_logging
     from latentc.errors import LatentcError
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
 
     from export.pipeline import ExportOptions, export_bundle
     from models.components import only_errors
@@ -48,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 flops_per_byte=arguments.flops_per_byte,
                 dump=arguments.dump,
                 bounds=_bounds(arguments),
+                memory_bytes=arguments.memory,
             )
         )
     except (SourceError, LatentcError) as error:
@@ -119,6 +124,14 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--dump", metavar="DIR", type=Path, help="write the graphs of every phase, and what was cut why"
     )
+    result.add_argument(
+        "--memory",
+        metavar="SIZE",
+        type=_memory,
+        default=DEFAULT_MEMORY_BYTES,
+        help="a model with more weights than this (in float32) is compared with torch once, without a trajectory; "
+        "a larger number compares more and takes longer, not more memory (4GiB)",
+    )
     result.add_argument("--rtol", type=_positive, help="largest relative L2 error of a component (1e-5; 1e-2 for fp16)")
     result.add_argument(
         "--min-psnr", metavar="DB", type=_positive, help="least PSNR of the image, in dB (60; 35 for fp16)"
@@ -147,6 +160,20 @@ def _lora(text: str) -> tuple[Path, float]:
         raise argparse.ArgumentTypeError(
             f"got {text!r}; give FILE or FILE:SCALE, such as style.safetensors:0.8"
         ) from None
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def _memory(text: str) -> int:
+    """Bytes of a size such as 4GiB, 500MB or 16G."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?I?)B?", text.strip().upper())
+    if match is None or match[2] == "I":
+        raise argparse.ArgumentTypeError(f"got {text!r}; give a number with a unit, such as 4GiB or 16GB")
+    num_bytes = int(float(match[1]) * _UNITS[match[2]])
+    if num_bytes < _LEAST_MEMORY:
+        raise argparse.ArgumentTypeError(f"got {text!r}; give 256MiB or more, such as 4GiB")
+    return num_bytes
 
 
 def _positive(text: str) -> float:

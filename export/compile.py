@@ -4,8 +4,9 @@ Each phase takes the graphs of the phase before it, gives new ones, and is prove
 same inputs, and how far apart they are is a figure of the parity report (export/proof.py).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -14,13 +15,15 @@ from latentc.schema import Figure, Precision
 
 from export.hoist import CostModel, InputClass, Layout, Partition, partition
 from export.passes.pipeline import clean_graph
-from export.precision import HalfReport, Island, to_half
+from export.precision import HalfReport, Island, Measured, half_of_measured, measured, prepare
 from export.proof import Parts, compare_phase, run_model, run_parts
+from export.reach import Reach
 from export.step import FusedStep
 from export.targets import Target, check_target
 from export.trace import TracedStep
 
 PHASE_BOUND = 1e-6  # relative L2 of a phase that changes no arithmetic, float32
+Recall = Callable[[str, Callable[[], Measured]], Measured]
 LOOP_INPUTS = ("history", "input_row")
 SCHEDULE_INPUTS = ("timestep",)
 
@@ -49,12 +52,16 @@ class HoistedStep:
         return self.parts.layout
 
 
-def clean_graphs(traced: TracedStep, target: Target, inputs: Mapping[str, Mapping[str, np.ndarray]]) -> HoistedStep:
+def clean_graphs(
+    traced: TracedStep, target: Target, inputs: Mapping[str, Mapping[str, np.ndarray]], reach: Reach
+) -> HoistedStep:
     """Folds, removes and rewrites for `target`; the graphs that were given are left alone."""
     figures = []
     cleaned = {}
     for name, before in traced.graphs.items():
         cleaned[name] = clean_graph(before.clone(), target)
+        if reach.is_beyond(name):
+            continue
         expected = run_model(before, inputs[name])
         figures += compare_phase("clean", name, run_model(cleaned[name], inputs[name]), expected, PHASE_BOUND)
     return HoistedStep(
@@ -76,8 +83,11 @@ def typical_dims(step: FusedStep, steps: int) -> dict[str, int]:
     return {"slots": 1 + steps, "batch": 1, "guidance_branches": 2, **(grid if model.sizes is not None else {})}
 
 
-def hoist(clean: HoistedStep, steps: int, inputs: Mapping[str, np.ndarray], flops_per_byte: float) -> HoistedStep:
+def hoist(
+    clean: HoistedStep, steps: int, inputs: Mapping[str, np.ndarray], flops_per_byte: float, reach: Reach
+) -> HoistedStep:
     """Splits the step into what runs once a request and what runs every step (export/hoist)."""
+    beyond = reach.is_beyond("denoise")
     classes = {
         value.name or "": InputClass.LOOP
         if value.name in LOOP_INPUTS
@@ -87,11 +97,14 @@ def hoist(clean: HoistedStep, steps: int, inputs: Mapping[str, np.ndarray], flop
         for value in clean.whole.graph.inputs
     }
     cost_model = CostModel(dims=typical_dims(clean.step, steps), steps=steps, flops_per_byte=flops_per_byte)
-    result = partition(clean.whole, classes, cost_model)
+    result = partition(clean.whole, classes, cost_model, check_rows=not beyond)
     named = {"prompt": result.prompt, "schedule": result.schedule, "denoise": result.denoise}
     parts = Parts({name: graph for name, graph in named.items() if graph is not None}, result.layout)
-    figures = compare_phase("hoist", "denoise", run_parts(parts, inputs), run_model(clean.whole, inputs), PHASE_BOUND)
-    return HoistedStep(clean.step, clean.whole, parts, clean.around, result, (*clean.figures, *figures))
+    figures = list(clean.figures)
+    if not beyond:
+        expected = run_model(clean.whole, inputs)
+        figures += compare_phase("hoist", "denoise", run_parts(parts, inputs), expected, PHASE_BOUND)
+    return HoistedStep(clean.step, clean.whole, parts, clean.around, result, tuple(figures))
 
 
 @dataclass(frozen=True)
@@ -102,28 +115,40 @@ class NarrowedStep:
     graphs: Mapping[str, ir.Model]
     half: Mapping[str, HalfReport]
     void_islands: tuple[str, ...] = ()  # patterns of the family that hold no node of any graph
+    wide_outputs: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)  # in float32, of the last sample
+
+
+def no_recall(name: str, measure: Callable[[], Measured]) -> Measured:
+    """Measures."""
+    return measure()
 
 
 def narrow(
     hoisted: HoistedStep,
     precision: Precision,
     calibration: Mapping[str, Sequence[Mapping[str, np.ndarray]]],
+    recall: Recall = no_recall,
 ) -> NarrowedStep:
-    """Writes half precision into the graphs that are calibrated; prompt and schedule graph stay float32."""
+    """Writes half precision into the graphs that are calibrated; prompt and schedule graph stay float32.
+
+    What calibration measured is asked of `recall` by the graph's name, which measures it or knows it already.
+    """
     if precision == "fp32":
         return NarrowedStep(hoisted, hoisted.graphs, {})
     graphs = dict(hoisted.graphs)
     islands = [Island(known.pattern, known.reason) for known in hoisted.step.model.overflows]
-    reports = {}
+    reports, wide = {}, {}
     for name, samples in calibration.items():
         graph = graphs[name].clone()
         # A family's island may have left the loop; to_half takes one that holds for no node as a mistake.
         held = [island for island in islands if any(island.holds(node) for node in graph.graph)]
-        result = to_half(graph, samples, held)
-        graphs[name], reports[name] = result.model, result.report
+        prepare(graph)
+        found = recall(name, partial(measured, graph, samples))
+        result = half_of_measured(graph, found, held)
+        graphs[name], reports[name], wide[name] = result.model, result.report, found.outputs
     everywhere = [node for graph in hoisted.graphs.values() for node in graph.graph]
     void = tuple(island.pattern for island in islands if not any(island.holds(node) for node in everywhere))
-    return NarrowedStep(hoisted, graphs, reports, void)
+    return NarrowedStep(hoisted, graphs, reports, void, wide)
 
 
 def check_graphs(narrowed: NarrowedStep, target: Target) -> None:

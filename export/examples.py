@@ -45,14 +45,11 @@ def token_inputs(encoder: TextEncoder, texts: tuple[str, ...]) -> dict[str, Tens
     return inputs | ({"attention_mask": torch.from_numpy(tokens.mask)} if encoder.takes_mask else {})
 
 
-def encoded_texts(model: LatentDiffusion, count: int) -> dict[str, Tensor]:
-    """Outputs of all text encoders for the first `count` of TEXTS: name -> [count, …]."""
-    found: dict[str, Tensor] = {}
-    for encoder in model.text_encoders:
-        with torch.no_grad():
-            outputs = encoder.module(*token_inputs(encoder, TEXTS[:count]).values())
-        found |= dict(zip(encoder.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True))
-    return found
+def encoded_texts(encoder: TextEncoder, texts: tuple[str, ...]) -> dict[str, Tensor]:
+    """All outputs of a text encoder for `texts`, by torch: name -> [texts, …]."""
+    with torch.no_grad():
+        outputs = encoder.module(*token_inputs(encoder, texts).values())
+    return dict(zip(encoder.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True))
 
 
 def conditioning_example(

@@ -10,6 +10,7 @@ from latentc import schema
 from export.compile import NarrowedStep, typical_dims
 from export.cost import GraphCost, cost_of_graph
 from export.examples import text_rule
+from export.live_memory import peak_activation_bytes
 from export.solver_table import SolverTable
 from export.solvers import plain_settings
 from export.source import Source
@@ -52,7 +53,7 @@ def draft_manifest(
         img2img=img2img,
         conditioning=conditioning_record(model),
         guided=model.guided,
-        graphs={name: _graph_record(name, graph, step, default) for name, graph in narrowed.graphs.items()},
+        graphs={name: _graph_record(name, narrowed, default, target) for name in narrowed.graphs},
         hoisting=_hoisting_record(narrowed, default),
         solvers={
             t.solver.name: schema.Solver(
@@ -110,8 +111,9 @@ def default_table(model: LatentDiffusion, tables: Sequence[SolverTable]) -> Solv
     return min(own, key=lambda table: (abs(table.steps - model.default_steps), table.steps))
 
 
-def _graph_record(name: str, graph: ir.Model, step: FusedStep, table: SolverTable) -> schema.Graph:
-    cost = _cost(name, graph, step, table)
+def _graph_record(name: str, narrowed: NarrowedStep, table: SolverTable, target: str) -> schema.Graph:
+    graph = narrowed.graphs[name]
+    cost = _cost(name, graph, narrowed.hoisted.step, table)
     return schema.Graph(
         file=f"graphs/{name}.onnx",
         weights=f"graphs/{name}.weights",
@@ -122,16 +124,33 @@ def _graph_record(name: str, graph: ir.Model, step: FusedStep, table: SolverTabl
         parameters=cost.parameters,
         weight_bytes=cost.weight_bytes,
         flops=cost.flops,
+        activation_bytes=_activation_bytes(name, narrowed, table, target),
     )
+
+
+def _activation_bytes(name: str, narrowed: NarrowedStep, table: SolverTable, target: str) -> int:
+    """Of one picture at the default table with the default guidance; the prompt graph runs branch by branch."""
+    step, layout = narrowed.hoisted.step, narrowed.hoisted.layout
+    branches = 2 if step.model.default_cfg_scale > 1 else 1
+    rows = {"denoise": branches}
+    if layout is not None:
+        rows["schedule"] = table.calls * (1 if layout.rows_per_step == "1" else branches)
+    dims = _dims(name, step, table) | {"guidance_branches": rows.get(name, 1), "texts": branches}
+    # ONNX Runtime's CPU has no half arithmetic: it computes in single what the graph says is half.
+    return peak_activation_bytes(narrowed.graphs[name], dims, half_bytes=4 if target == "onnxruntime" else 2)
 
 
 def _cost(name: str, graph: ir.Model, step: FusedStep, table: SolverTable) -> GraphCost:
     """At batch 1 without guidance, at the default table; the schedule graph runs all its calls as one batch."""
     rows = table.calls if name == "schedule" else 1
-    slots = 1 + table.calls + table.noise_draws
+    return cost_of_graph(graph, _dims(name, step, table) | {"guidance_branches": rows, "texts": 1})
+
+
+def _dims(name: str, step: FusedStep, table: SolverTable) -> dict[str, int]:
+    """The sizes of one picture at the default table, all but the guidance branches and the number of texts."""
     tokens = max((e.prompt.length for e in step.model.text_encoders if e.name == name), default=0)
-    bound = {"batch": 1, "guidance_branches": rows, "slots": slots, "texts": 1, "tokens": tokens}
-    return cost_of_graph(graph, typical_dims(step, table.calls) | bound)
+    slots = 1 + table.calls + table.noise_draws
+    return typical_dims(step, table.calls) | {"batch": 1, "slots": slots, "tokens": tokens}
 
 
 def _hoisting_record(narrowed: NarrowedStep, table: SolverTable) -> schema.Hoisting:

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,24 +16,33 @@ from export.calibrate import calibration_inputs
 from export.compile import HoistedStep, NarrowedStep, check_graphs, clean_graphs, hoist, narrow
 from export.dump import dump_phases
 from export.examples import parity_size
+from export.graph_files import file_records, weight_places, write_graphs
 from export.manifest import default_table, draft_manifest
-from export.parity_inputs import phase_inputs
+from export.parity_inputs import Drawn, drawn_inputs
 from export.parity_request import parity_table
+from export.preflight import SMALL_FILES_BYTES, estimated_bundle_bytes, memory_need, require_disk, require_memory
+from export.proof import hoisted_values
+from export.reach import DEFAULT_MEMORY_BYTES, reach_of
+from export.remembered import Nested, remembered_arrays, remembered_measure, remembered_verification
+from export.segments import SEGMENT_BYTES
 from export.solver_probe import Schedule
 from export.solver_table import SolverTable, table_from_solver
 from export.solvers import own_solver, solver_from_name
-from export.source import find_source
-from export.stage import staged_directory
+from export.source import hashed_source, source_directory
+from export.source_sizes import source_sizes
+from export.stage import open_stage, stage_bytes
 from export.step import fuse_step
 from export.targets import Target
 from export.trace import trace_step
-from export.verify import BOUNDS, Bounds, verify_graphs
-from export.write import seal, write_graphs, write_tables, write_tokenizers
+from export.verify import BOUNDS, Bounds, Checked, Verified, verify_graphs
+from export.work_key import work_key
+from export.write import seal, write_tables, write_tokenizers
 from models.latent_diffusion import LatentDiffusion, Lora, SourceError
 
 T = TypeVar("T")
 MAX_REPORTED = 10
 USUAL_STEPS = (4, 20, 50)
+PROGRAM_BYTES = 1_500_000_000  # libraries, and the graphs of the largest model that was tried (FLUX.1: 1.3 GB)
 
 
 @dataclass(frozen=True)
@@ -52,40 +62,84 @@ class ExportOptions:
     flops_per_byte: float = 200.0
     dump: Path | None = None
     bounds: Bounds | None = None  # None: those of the precision
+    memory_bytes: int = DEFAULT_MEMORY_BYTES  # how far checks go (export/reach.py)
+
+    def as_key(self) -> str:
+        """All that the bundle depends on, as text."""
+        return repr(replace(self, source="", output=Path(), dump=None, loras=()))
 
 
 def export_bundle(options: ExportOptions) -> Manifest:
-    """SOURCE -> BUNDLE. Raises SourceError, or ParityError when a bound does not hold; then nothing is written."""
+    """SOURCE -> BUNDLE. Raises SourceError, or ParityError when a bound does not hold; then nothing is written.
+
+    What is killed can be continued: the stage beside BUNDLE keeps weights that were written and results of long phases.
+    """
     check_output(options.output)
-    # Phase 1: what the user has, as torch modules; and the solvers as tables.
-    source = find_source(options.source, options.loras)
+    # Phase 1: what the user has, as torch modules without weights; and the solvers as tables.
+    location = source_directory(options.source)
+    require_room(location, options)
+    source = timed("hash", lambda: hashed_source(location, options.loras))
     model = timed("load", lambda: fitted(source.family.load(source.directory, source.loras), options))
     tables = timed("probe", lambda: probe_tables(model, options))
-    # Phase 2: one step of the loop, and the decoder, as graphs.
-    step = fuse_step(model)
-    traced = timed("trace", lambda: trace_step(step, encode=options.img2img))
-    inputs = phase_inputs(step, encode=options.img2img)
-    # Phase 3: clean for the target; what does not change leaves the loop; half precision; the target's parser.
-    clean = timed("clean", lambda: clean_graphs(traced, options.target, inputs))
-    hoisted = clean
-    if options.hoist:
-        calls = default_table(model, tables).calls
-        hoisted = timed("hoist", lambda: hoist(clean, calls, inputs["denoise"], options.flops_per_byte))
-    samples = timed("calibrate", lambda: calibration(hoisted, tables, options.precision))
-    narrowed = timed("narrow", lambda: narrow(hoisted, options.precision, samples))
-    report_weights(narrowed)
-    check_graphs(narrowed, options.target)
-    if options.dump is not None:
-        dump_phases(options.dump, traced, clean, narrowed)
-    # Phase 4: written beside its place, verified as written, sealed, and put in place whole.
-    with staged_directory(options.output) as stage:
-        graphs = write_graphs(stage, narrowed.graphs)
-        records = write_tables(stage, tables)
-        tokenizers = write_tokenizers(stage, model)
+    with open_stage(options.output, work_key(source.sha256, options.as_key())) as stage:
+        # Phase 2: one step of the loop, and the decoder, as graphs; and what they will be compared on.
+        step = fuse_step(model)
+        reach = reach_of(step, options.memory_bytes, options.img2img)
+        traced = timed("trace", lambda: trace_step(step, encode=options.img2img))
+        first = float(parity_table(step, tables).timesteps[0])
+        drawn = timed("draw", lambda: drawn_inputs(step, reach, first, encode=options.img2img))
+        phase_inputs = drawn.for_phases()
+        # Phase 3: clean for the target; what does not change leaves the loop; half precision; the target's parser.
+        clean = timed("clean", lambda: clean_graphs(traced, options.target, phase_inputs, reach))
+        hoisted = clean
+        if options.hoist:
+            calls, balance = default_table(model, tables).calls, options.flops_per_byte
+            hoisted = timed("hoist", lambda: hoist(clean, calls, phase_inputs["denoise"], balance, reach))
+        given = timed("hand over", lambda: remembered_arrays(stage, "handed-over", lambda: handed(hoisted, drawn)))
+        checked = Checked(reach, drawn, given)
+        samples = timed("calibrate", lambda: calibration(hoisted, tables, options.precision, checked))
+        narrowed = timed(
+            "narrow", lambda: narrow(hoisted, options.precision, samples, partial(remembered_measure, stage))
+        )
+        report_weights(narrowed)
+        check_graphs(narrowed, options.target)
+        if options.dump is not None:
+            dump_phases(options.dump, traced, clean, narrowed)
+        # Phase 4: written weight by weight, verified as written, sealed, and put in place whole.
+        require_disk(options.output, bundle_bytes(narrowed), stage.kept_bytes())
+        graphs = timed("weights", lambda: write_graphs(stage.directory, narrowed.graphs, stage.work))
+        records = write_tables(stage.directory, tables)
+        tokenizers = write_tokenizers(stage.directory, model)
         draft = draft_manifest(source, narrowed, tables, records, options.precision, options.target)
         bounds = options.bounds or BOUNDS[options.precision]
-        verified = timed("verify", lambda: verify_graphs(source, narrowed, draft, graphs, tables, tokenizers, bounds))
-        return timed("write", lambda: seal(stage, draft, verified.parity, verified.references))
+        directory = stage.directory / "graphs"
+
+        def verify() -> Verified:
+            return verify_graphs(source, narrowed, checked, draft, graphs, directory, tables, tokenizers, bounds)
+
+        verified = timed("verify", lambda: remembered_verification(stage, verify))
+        report_unverified(verified)
+        manifest = seal(stage.directory, draft, verified.parity, verified.references, file_records(graphs))
+        timed("write", stage.commit)
+        return manifest
+
+
+def require_room(source: Path, options: ExportOptions) -> None:
+    """Refuses, before any work, what the disk or the memory has no room for."""
+    sizes = source_sizes(source, img2img=options.img2img)
+    require_disk(options.output, estimated_bundle_bytes(sizes, options.precision), stage_bytes(options.output))
+    require_memory(memory_need(sizes.largest_parameter, PROGRAM_BYTES, 2 * SEGMENT_BYTES))
+
+
+def handed(hoisted: HoistedStep, drawn: Drawn) -> Nested:
+    """What prompt and schedule graph must return for the drawn inputs: of the graph that nothing has left yet."""
+    return hoisted_values(hoisted.whole, hoisted.parts, drawn.inputs["denoise"])
+
+
+def bundle_bytes(narrowed: NarrowedStep) -> int:
+    """The exact size of the weights that will be written, and some room for small files."""
+    places = (weight_places(graph) for graph in narrowed.graphs.values())
+    return sum(of_graph[-1].end for of_graph in places if of_graph) + SMALL_FILES_BYTES
 
 
 def fitted(model: LatentDiffusion, options: ExportOptions) -> LatentDiffusion:
@@ -137,10 +191,16 @@ def probe_tables(model: LatentDiffusion, options: ExportOptions) -> tuple[Solver
 
 
 def calibration(
-    hoisted: HoistedStep, tables: tuple[SolverTable, ...], precision: Precision
+    hoisted: HoistedStep,
+    tables: tuple[SolverTable, ...],
+    precision: Precision,
+    checked: Checked,
 ) -> Mapping[str, Sequence[Mapping[str, np.ndarray]]]:
     """What half precision is calibrated on; nothing for float32."""
-    return calibration_inputs(hoisted, parity_table(hoisted.step, tables)) if precision == "fp16" else {}
+    if precision == "fp32":
+        return {}
+    table = parity_table(hoisted.step, tables)
+    return calibration_inputs(hoisted, table, checked.drawn, checked.handed_over, checked.reach)
 
 
 def report_weights(narrowed: NarrowedStep) -> None:
@@ -151,6 +211,12 @@ def report_weights(narrowed: NarrowedStep) -> None:
     more = [f"and {len(lines) - MAX_REPORTED} more; --dump DIR lists them"] if len(lines) > MAX_REPORTED else []
     for line in lines[:MAX_REPORTED] + more:
         print(f"export: note: {line}", file=sys.stderr)
+
+
+def report_unverified(verified: Verified) -> None:
+    """Says on stderr what parity.json says was not compared."""
+    for item in verified.parity.unverified:
+        print(f"export: note: {item.tensor} was not compared: {item.reason}", file=sys.stderr)
 
 
 def check_output(output: Path) -> None:

@@ -1,23 +1,17 @@
-"""Runs graphs of the compiler's phases against each other, in ONNX Runtime, node by node as they are written.
-
-What is run is what would be written: the graph is serialised with its weights beside it, so that nothing
-is limited by the 2 GB of a protobuf.
-"""
+"""Runs graphs of the compiler's phases against each other, in ONNX Runtime, node by node as they are written."""
 
 import contextlib
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 from latentc.errors import ParityError
 from latentc.parity import relative_l2
 from latentc.schema import Figure
 
 from export.hoist import ROWS, SCHEDULE_ROW, Feed, Layout
+from export.segments import SEGMENT_BYTES, OnWeight, OpenSegment, Segment, complete_types, segments_of
 
 
 @dataclass(frozen=True)
@@ -29,26 +23,45 @@ class Parts:
 
 
 class Runner(contextlib.AbstractContextManager["Runner"]):
-    """A graph in an ONNX Runtime session, for as many runs as are wanted; its files go when it is closed."""
+    """A graph in ONNX Runtime, for as many runs as are wanted: whole, or segment by segment where it is large."""
 
-    def __init__(self, model: ir.Model) -> None:
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 3
-        with tempfile.TemporaryDirectory(prefix="latentc-") as directory:
-            path = Path(directory) / "graph.onnx"
-            ir.save(model, path, external_data="graph.weights")
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self.inputs = [value.name for value in self._session.get_inputs()]
-        self._outputs = [value.name for value in self._session.get_outputs()]
+    def __init__(self, model: ir.Model, most_bytes: int = SEGMENT_BYTES, on_weight: OnWeight | None = None) -> None:
+        self.inputs = [value.name or "" for value in model.graph.inputs]
+        self._model = model
+        self._outputs = [value.name or "" for value in model.graph.outputs]
+        self._segments = segments_of(model, most_bytes)
+        complete_types(model, self._segments)
+        self._on_weight = on_weight
+        self._whole = OpenSegment(model, self._segments[0], on_weight) if len(self._segments) == 1 else None
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """All outputs by name; `inputs` may hold more than the graph takes."""
-        outputs = self._session.run(self._outputs, {name: inputs[name] for name in self.inputs})
-        return dict(zip(self._outputs, outputs, strict=True))
+        (outputs,) = self.run_all([inputs])
+        return outputs
+
+    def run_all(self, samples: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+        """The outputs for each of `samples`; weights are read once for all of them."""
+        known = [dict(sample) for sample in samples]
+        for index, segment in enumerate(self._segments):
+            opened = self._whole or OpenSegment(self._model, segment, self._on_weight)
+            for values in known:
+                values |= opened.run(values)
+                _drop(values, self._segments[index + 1 :], self._outputs)
+        return [{name: values[name] for name in self._outputs} for values in known]
+
+    def close(self) -> None:
+        """Lets go of the weights."""
+        self._whole = None
 
     def __exit__(self, *_: object) -> None:
-        del self._session
+        self.close()
+
+
+def _drop(values: dict[str, np.ndarray], ahead: Sequence[Segment], outputs: Sequence[str]) -> None:
+    """Lets go of what no segment ahead reads."""
+    wanted = {value.name for segment in ahead for value in segment.inputs} | set(outputs)
+    for name in values.keys() - wanted:
+        del values[name]
 
 
 def run_model(model: ir.Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -115,10 +128,9 @@ def hoisted_values(whole: ir.Model, parts: Parts, inputs: Mapping[str, np.ndarra
     if layout is None:
         return {}
     names = [tensor.value for tensor in layout.prompt_tensors] + [slot.value for slot in layout.slots]
-    probe = whole.clone()
-    made = {value.name: value for node in probe.graph for value in node.outputs}
-    probe.graph.outputs.extend(made[name] for name in dict.fromkeys(names) if made[name] not in probe.graph.outputs)
-    found = run_model(probe, inputs)
+    wanted = tuple(dict.fromkeys(names))
+    before = ir.convenience.extract(whole.graph, list(whole.graph.inputs), list(wanted))  # nothing of the loop
+    found = run_model(ir.Model(before, ir_version=whole.ir_version), inputs)
     values: dict[str, dict[str, np.ndarray]] = {}
     if "prompt" in parts.graphs:
         values["prompt"] = {tensor.name: found[tensor.value] for tensor in layout.prompt_tensors}
@@ -130,8 +142,19 @@ def hoisted_values(whole: ir.Model, parts: Parts, inputs: Mapping[str, np.ndarra
     return values
 
 
+def handed_over(
+    known: Mapping[str, np.ndarray], values: Mapping[str, Mapping[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """`known` with what prompt and schedule hand to the loop: `values` as prologue_outputs gives them."""
+    row = {SCHEDULE_ROW: values["schedule"][ROWS]} if "schedule" in values else {}
+    return {**known, **values.get("prompt", {}), **row}
+
+
+def taken(graph: ir.Model, known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What `graph` takes of all that is known."""
+    return {value.name or "": known[value.name or ""] for value in graph.graph.inputs}
+
+
 def loop_inputs(parts: Parts, trajectory_inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """All that the denoise graph of `parts` may read in one step, prologue included."""
-    outputs = prologue_outputs(parts, trajectory_inputs)
-    known = dict(trajectory_inputs) | outputs.get("prompt", {})
-    return known | ({SCHEDULE_ROW: outputs["schedule"][ROWS]} if "schedule" in outputs else {})
+    return handed_over(trajectory_inputs, prologue_outputs(parts, trajectory_inputs))

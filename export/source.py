@@ -25,6 +25,11 @@ class Source:
 
 def find_source(name_or_path: str, loras: tuple[Lora, ...] = ()) -> Source:
     """`name_or_path` is a directory, or the name of a shipped checkpoint; raises SourceError in one line."""
+    return hashed_source(source_directory(name_or_path), loras)
+
+
+def source_directory(name_or_path: str) -> Path:
+    """The directory of a source, which has a model_index.json; raises SourceError in one line."""
     shipped = shipped_checkpoints()
     path = Path(name_or_path)
     directory = path if path.is_dir() else shipped.get(name_or_path, path)
@@ -41,6 +46,12 @@ def find_source(name_or_path: str, loras: tuple[Lora, ...] = ()) -> Source:
         )
     if not index.is_file():
         raise SourceError(f"{name_or_path}: no model_index.json; a source is a diffusers pipeline directory")
+    return directory
+
+
+def hashed_source(directory: Path, loras: tuple[Lora, ...] = ()) -> Source:
+    """Hashes all that is read of a source and of its adapters, and picks the family; raises SourceError in one line."""
+    index = directory / "model_index.json"
     sha256 = {index.name: _sha256(index)}
     model_index = read_object(index)
     for file in _component_files(directory, model_index):

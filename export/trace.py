@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from export.examples import TEXTS, conditioning_example, encoded_texts, token_inputs
+from export.examples import TEXTS, conditioning_example, token_inputs
 from export.step import GRIDS, FusedStep
 from models.latent_diffusion import LatentDiffusion, TextEncoder
+from models.stored_weights import StoredWeight, stored_parameters
 
 OPSET = 18
 # Different from one another and from common widths, so that no two are taken for one.
@@ -44,10 +45,16 @@ def trace_step(step: FusedStep, encode: bool = False) -> TracedStep:
     """
     model = step.model
     graphs = {encoder.name: trace_text_encoder(encoder) for encoder in model.text_encoders}
-    graphs["denoise"] = trace_denoise(step)
+    generator = torch.Generator().manual_seed(0)
+    # What the encoders return has a shape, and that is all that a trace asks: no text is encoded for it.
+    texts = {
+        value.name or "": torch.randn(_text_shape(encoder, value), generator=generator)
+        for encoder in model.text_encoders
+        for value in graphs[encoder.name].graph.outputs
+    }
+    graphs["denoise"] = trace_denoise(step, texts)
     size, dims = _sizes(model, axis=3)
     slots, batch = Dim("slots"), Dim("batch")
-    generator = torch.Generator().manual_seed(0)
     history = torch.randn(_EXAMPLE_SLOTS, _EXAMPLE_BATCH, model.latent_shape[0], *size, generator=generator)
     row = torch.randn(_EXAMPLE_SLOTS, generator=generator)
     graphs["decode"] = trace_module(
@@ -70,7 +77,7 @@ def trace_step(step: FusedStep, encode: bool = False) -> TracedStep:
     return TracedStep(step, graphs)
 
 
-def trace_denoise(step: FusedStep, texts: Mapping[str, Tensor] | None = None) -> ir.Model:
+def trace_denoise(step: FusedStep, texts: Mapping[str, Tensor]) -> ir.Model:
     """The graph of one step of the loop; `texts` [texts, …] stands in for what the text encoders return."""
     model = step.model
     generator = torch.Generator().manual_seed(0)
@@ -78,8 +85,7 @@ def trace_denoise(step: FusedStep, texts: Mapping[str, Tensor] | None = None) ->
     size, dims = _sizes(model, axis=3)
     history = torch.randn(_EXAMPLE_SLOTS, _EXAMPLE_BATCH, model.latent_shape[0], *size, generator=generator)
     shape = (_EXAMPLE_BRANCHES, _EXAMPLE_BATCH)
-    encoded = encoded_texts(model, _EXAMPLE_TEXTS) if texts is None else texts
-    conditioning = conditioning_example(model, shape, size, encoded, seed=0)
+    conditioning = conditioning_example(model, shape, size, texts, seed=0)
     grid_dims = dict(zip(GRIDS, _grid_dims(model), strict=True)) if model.sizes is not None else {}
     conditioning_dims: dict[str, Dims] = {
         name: {0: branches, 1: batch} if name not in GRIDS else {0: grid_dims[name]} if grid_dims else {}
@@ -104,6 +110,12 @@ def trace_text_encoder(encoder: TextEncoder) -> ir.Model:
     dims: Dims = {0: Dim("texts")} | ({1: Dim("tokens", min=least)} if encoder.symbolic_length else {})
     inputs = token_inputs(encoder, TEXTS[:_EXAMPLE_TEXTS])
     return trace_module(encoder.module, {name: (value, dims) for name, value in inputs.items()}, encoder.outputs)
+
+
+def _text_shape(encoder: TextEncoder, output: ir.Value) -> list[int]:
+    """The shape of an encoder's output for the example's texts, at the length of a prompt."""
+    assert output.shape is not None, f"{output.name} was traced without a shape"
+    return [_EXAMPLE_TEXTS, *(dim if isinstance(dim, int) else encoder.prompt.length for dim in output.shape.dims[1:])]
 
 
 def _grid_dims(model: LatentDiffusion) -> tuple[Dim, Dim]:
@@ -151,8 +163,34 @@ def trace_module(module: nn.Module, inputs: Mapping[str, tuple[Tensor, Dims]], o
     assert program is not None, "torch.onnx.export(dynamo=True) returns a program"
     model: ir.Model = program.model
     model.graph.name = outputs[0]
+    leave_weights_in_files(model, module)
     _name_dims(model, {name: dynamic for name, (_, dynamic) in inputs.items()})
     return model
+
+
+def leave_weights_in_files(model: ir.Model, module: nn.Module) -> None:
+    """Gives every weight that the traced `module` left in its file a tensor that is read when it is used."""
+    stored = {name: (parameter, weight) for name, parameter, weight in stored_parameters(module)}
+    places = {parameter.data_ptr() for parameter, _ in stored.values()}
+    for name, value in model.graph.initializers.items():
+        if name in stored:
+            parameter, weight = stored[name]
+            value.const_value = stored_tensor(name, weight)
+            assert tuple(value.const_value.shape.numpy()) == tuple(parameter.shape), (
+                f"{name} was traced in another shape"
+            )
+        else:
+            held = getattr(value.const_value, "raw", None)
+            assert not (isinstance(held, Tensor) and held.data_ptr() in places), f"{name} is a stand-in without a name"
+
+
+def stored_tensor(name: str, weight: StoredWeight) -> ir.LazyTensor:
+    """`weight` as a float32 tensor of a graph."""
+
+    def read() -> ir.TensorProtocol:
+        return ir.Tensor(weight.read().numpy(), name=name)
+
+    return ir.LazyTensor(read, dtype=ir.DataType.FLOAT, shape=ir.Shape(weight.shape), name=name)
 
 
 def _positional_parameters(module: nn.Module, given: int) -> int:

@@ -6,22 +6,24 @@ have no torch module of their own: they are held to the values that they replace
 hoisting, which itself is held to torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from latentc import schema
 from latentc.backends import open_backend
+from latentc.backends.protocol import Backend, Engine
 from latentc.bundle import GraphBytes
 from latentc.errors import ParityError
 from latentc.parity import psnr_db, relative_l2
 from latentc.sampler import run_once, sample
+from latentc.trajectory import Trajectory
 from torch import nn
 
 from export.compile import NarrowedStep
-from export.hoist import ROWS, SCHEDULE_ROW
-from export.parity_inputs import SEED, step_inputs
+from export.parity_inputs import SEED, Drawn
 from export.parity_request import (
     over_image,
     parity_request,
@@ -30,10 +32,17 @@ from export.parity_request import (
     parity_table,
     parity_trajectory,
 )
-from export.proof import hoisted_values, schedule_inputs
+from export.proof import handed_over, schedule_inputs, taken
+from export.reach import Reach
+from export.segment_engine import SegmentEngine
+from export.segments import SEGMENT_BYTES
 from export.solver_table import SolverTable
 from export.source import Source
+from export.step import FusedStep
 from export.write import REFERENCES
+from models.latent_diffusion import ReferenceRequest
+
+TORCH = "the torch module, on drawn inputs"
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,38 @@ class Component:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """What the checks of an export share: how far they go, what is compared on, and what the prologue must return."""
+
+    reach: Reach
+    drawn: Drawn
+    handed_over: Mapping[str, Mapping[str, np.ndarray]]  # of the graph before hoisting: prompt and schedule, or nothing
+
+
+class Engines(Mapping[str, Engine]):
+    """The engines of written graphs, loaded when they are asked for; large ones hold a segment of their weights."""
+
+    def __init__(self, backend: Backend, graphs: Mapping[str, GraphBytes], directory: Path) -> None:
+        self._backend, self._graphs, self._directory = backend, graphs, directory
+        self._loaded: dict[str, Engine] = {}
+
+    def __getitem__(self, name: str) -> Engine:
+        if name not in self._loaded:
+            graph = self._graphs[name]
+            large = len(graph.weights) > SEGMENT_BYTES
+            self._loaded[name] = (
+                SegmentEngine(self._directory / f"{name}.onnx") if large else self._backend.load_graph(graph)
+            )
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._graphs)
+
+    def __len__(self) -> int:
+        return len(self._graphs)
+
+
+@dataclass(frozen=True)
 class Verified:
     """A report whose bounds all hold, and the inputs and outputs that it speaks of."""
 
@@ -67,67 +108,53 @@ class Verified:
 def verify_graphs(
     source: Source,
     narrowed: NarrowedStep,
+    checked: Checked,
     draft: schema.Manifest,
     graphs: Mapping[str, GraphBytes],
+    directory: Path,
     tables: tuple[SolverTable, ...],
     tokenizers: Mapping[str, memoryview],
     bounds: Bounds,
 ) -> Verified:
-    """Compares every graph and one whole trajectory; raises ParityError with all that does not hold."""
+    """Compares every graph and one whole trajectory; raises ParityError with all that does not hold.
+
+    `directory` is where the graphs were written. A trajectory beyond the export's reach is left out, and the report
+    says so.
+    """
     backend = open_backend("onnxruntime")
-    engines = {name: backend.load_graph(graph) for name, graph in graphs.items()}
+    engines = Engines(backend, graphs, directory)
     figures: list[schema.Figure] = []
+    phases = list(narrowed.hoisted.figures)
     references: dict[str, np.ndarray] = {}
-    for name, component in components(narrowed).items():
+    for name, component in components(narrowed, checked).items():
         shapes = {key: value.shape for key, value in component.outputs.items()}
         actual = run_once(backend, engines[name], component.inputs, shapes)
         for key, expected in component.outputs.items():
-            figures.append(
-                schema.Figure(
-                    tensor=f"{name}/{key}",
-                    measure="relative_l2",
-                    value=relative_l2(actual[key], expected),
-                    bound=bounds.relative_l2,
-                    against=component.against,
-                )
-            )
+            figures.append(_l2(f"{name}/{key}", actual[key], expected, bounds.relative_l2, component.against))
+            if name in narrowed.wide_outputs and checked.reach.is_beyond(name):
+                # No phase of it was compared with the one before: in float32 it is held to torch itself.
+                wide = narrowed.wide_outputs[name][key]
+                phases.append(_l2(f"{name}/{key}", wide, expected, BOUNDS["fp32"].relative_l2, f"in float32: {TORCH}"))
         references |= {f"{name}/input/{key}": value for key, value in component.inputs.items()}
         references |= {f"{name}/output/{key}": value for key, value in component.outputs.items()}
 
     step = narrowed.hoisted.step
     table = parity_table(step, tables)
     request = parity_request(step, table)
-    against = f"{step.model.pipeline} of diffusers, same seed, {table.steps} steps of {table.solver.name}"
-    drawn = parity_trajectory(step, table, tokenizers)
-    drawings = {"image": (request, drawn)}
-    references["trajectory/noise"] = drawn.noise
-    skipped = None
-    if "encode" in narrowed.graphs:
-        skipped = parity_skipped(step, table)
-        over = parity_trajectory(step, table, tokenizers, skipped)
-        assert over.init is not None, "a trajectory over an image holds the image"
-        drawings["over_image"] = (over_image(request, parity_strength(step, table), over.init.pixels), over)
-        references |= {
-            "trajectory/over_image_noise": over.noise,
-            "trajectory/over_image_encoder_noise": over.init.noise,
-            "trajectory/over_image_pixels": over.init.pixels,
-        }
-    for name, (asked, trajectory) in drawings.items():
-        expected_image = source.family.reference_image(
-            source.directory, table.solver.fresh(), asked, source.loras
-        ).numpy()
-        actual_image = sample(backend, engines, draft, trajectory)
-        figures.append(
-            schema.Figure(
-                tensor=f"trajectory/{name}",
-                measure="psnr_db",
-                value=psnr_db(actual_image, expected_image, peak=1.0),
-                bound=bounds.psnr_db,
-                against=against,
+    skipped = parity_skipped(step, table) if "encode" in narrowed.graphs and checked.reach.runs_trajectory else None
+    if checked.reach.runs_trajectory:
+        drawn, images = _trajectories(source, step, table, request, skipped, tokenizers)
+        references |= images
+        against = f"{step.model.pipeline} of diffusers, same seed, {table.steps} steps of {table.solver.name}"
+        for name, trajectory in drawn.items():
+            image = sample(backend, engines, draft, trajectory)
+            value = psnr_db(image, images[f"trajectory/{name}"], peak=1.0)
+            figures.append(
+                schema.Figure(
+                    tensor=f"trajectory/{name}", measure="psnr_db", value=value, bound=bounds.psnr_db, against=against
+                )
             )
-        )
-        references[f"trajectory/{name}"] = expected_image
-    check_figures(figures)
+    check_figures(figures + phases)
     assert request.width, "the parity request has a size"
     assert request.height, "the parity request has a size"
     parity = schema.Parity(
@@ -144,9 +171,43 @@ def verify_graphs(
         skipped=skipped,
         references=REFERENCES,
         figures=tuple(figures),
-        phases=narrowed.hoisted.figures,
+        phases=tuple(phases),
+        unverified=checked.reach.unverified(),
     )
     return Verified(parity, references)
+
+
+def _l2(tensor: str, actual: np.ndarray, expected: np.ndarray, bound: float, against: str) -> schema.Figure:
+    value = relative_l2(actual, expected)
+    return schema.Figure(tensor=tensor, measure="relative_l2", value=value, bound=bound, against=against)
+
+
+def _trajectories(
+    source: Source,
+    step: FusedStep,
+    table: SolverTable,
+    request: ReferenceRequest,
+    skipped: int | None,
+    tokenizers: Mapping[str, memoryview],
+) -> tuple[dict[str, Trajectory], dict[str, np.ndarray]]:
+    """The parity request, and the one over an image if steps are `skipped`: as arrays, and as diffusers answers it."""
+    drawn = parity_trajectory(step, table, tokenizers)
+    trajectories, requests = {"image": drawn}, {"image": request}
+    references = {"trajectory/noise": drawn.noise}
+    if skipped is not None:
+        over = parity_trajectory(step, table, tokenizers, skipped)
+        assert over.init is not None, "a trajectory over an image holds the image"
+        trajectories["over_image"] = over
+        requests["over_image"] = over_image(request, parity_strength(step, table), over.init.pixels)
+        references |= {
+            "trajectory/over_image_noise": over.noise,
+            "trajectory/over_image_encoder_noise": over.init.noise,
+            "trajectory/over_image_pixels": over.init.pixels,
+        }
+    for name, asked in requests.items():
+        image = source.family.reference_image(source.directory, table.solver.fresh(), asked, source.loras)
+        references[f"trajectory/{name}"] = image.numpy()
+    return trajectories, references
 
 
 def check_figures(figures: list[schema.Figure]) -> None:
@@ -161,33 +222,32 @@ def check_figures(figures: list[schema.Figure]) -> None:
         raise ParityError(f"{'; '.join(failed)}; --rtol and --min-psnr set other bounds, --dump shows the phases")
 
 
-def components(narrowed: NarrowedStep) -> dict[str, Component]:
+def components(narrowed: NarrowedStep, checked: Checked) -> dict[str, Component]:
     """Every graph of the bundle, in the order in which a request runs them."""
     step, parts = narrowed.hoisted.step, narrowed.hoisted.parts
-    inputs = step_inputs(step, "encode" in narrowed.graphs)
+    inputs = checked.drawn.inputs
     known = inputs["denoise"]
-    torch_module = "the torch module, on drawn inputs"
     found: dict[str, Component] = {}
     for encoder in step.model.text_encoders:
-        outputs = dict(zip(encoder.outputs, _run_torch(encoder.module, inputs[encoder.name]), strict=True))
-        found[encoder.name] = Component(inputs[encoder.name], outputs, torch_module)
-    hoisted = hoisted_values(narrowed.hoisted.whole, parts, known)
+        outputs = {name: checked.drawn.encoded[name].numpy() for name in encoder.outputs}
+        found[encoder.name] = Component(inputs[encoder.name], outputs, TORCH)
+    hoisted = checked.handed_over
     before = "the graph before hoisting, on drawn inputs"
     if "prompt" in parts.graphs:
-        found["prompt"] = Component(_taken("prompt", narrowed, known), hoisted["prompt"], before)
-        known = known | hoisted["prompt"]
+        found["prompt"] = Component(taken(narrowed.graphs["prompt"], known), hoisted["prompt"], before)
     if "schedule" in parts.graphs:
         assert parts.layout is not None, "a schedule graph comes with its layout"
-        found["schedule"] = Component(schedule_inputs(parts.layout, known), hoisted["schedule"], before)
-        known = known | {SCHEDULE_ROW: hoisted["schedule"][ROWS]}
+        given = schedule_inputs(parts.layout, handed_over(known, {"prompt": hoisted.get("prompt", {})}))
+        found["schedule"] = Component(given, hoisted["schedule"], before)
+    known = handed_over(known, hoisted)
     prediction, *_ = _run_torch(step.denoise, inputs["denoise"])
-    found["denoise"] = Component(_taken("denoise", narrowed, known), {"prediction": prediction}, torch_module)
+    found["denoise"] = Component(taken(narrowed.graphs["denoise"], known), {"prediction": prediction}, TORCH)
     image, *_ = _run_torch(step.decode, inputs["decode"])
-    found["decode"] = Component(inputs["decode"], {"image": image}, torch_module)
+    found["decode"] = Component(inputs["decode"], {"image": image}, TORCH)
     if "encode" in narrowed.graphs:
         assert step.model.encoder is not None, "an encode graph was traced from the encoder"
         latents, *_ = _run_torch(step.model.encoder, inputs["encode"])
-        found["encode"] = Component(inputs["encode"], {"latents": latents}, torch_module)
+        found["encode"] = Component(inputs["encode"], {"latents": latents}, TORCH)
     return found
 
 
@@ -196,8 +256,3 @@ def _run_torch(module: nn.Module, inputs: Mapping[str, np.ndarray]) -> list[np.n
     with torch.no_grad():
         outputs = module(*(torch.from_numpy(value) for value in inputs.values()))
     return [value.numpy() for value in (outputs if isinstance(outputs, tuple) else (outputs,))]
-
-
-def _taken(graph: str, narrowed: NarrowedStep, known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What `graph` takes of all that is known."""
-    return {value.name or "": known[value.name or ""] for value in narrowed.graphs[graph].graph.inputs}

@@ -1,4 +1,4 @@
-"""Writes the files of a bundle into a directory: graphs first, then tables, then the seal.
+"""Writes what a bundle holds beside its graphs (export/graph_files.py): tables, tokenizers, and then the seal.
 
 The manifest goes last, after every other file was hashed, and its own hash goes beside it
 (docs/bundle-format.md).
@@ -11,34 +11,16 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnx_ir as ir
 import safetensors.numpy
 from latentc import schema
-from latentc.bundle import MANIFEST, PARITY, GraphBytes
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from latentc.bundle import MANIFEST, PARITY
 
+from export.graph_files import write_graphs as write_graphs
 from export.manifest import table_record, tokenizer_file
 from export.solver_table import SolverTable
 from models.latent_diffusion import LatentDiffusion
 
 REFERENCES = "parity.safetensors"
-
-
-def write_graphs(directory: Path, graphs: Mapping[str, ir.Model]) -> dict[str, GraphBytes]:
-    """graphs/NAME.onnx and graphs/NAME.weights; returns their bytes, as the runtime takes them."""
-    (directory / "graphs").mkdir()
-    written = {}
-    for name, model in graphs.items():
-        path = directory / "graphs" / f"{name}.onnx"
-        weights = path.with_suffix(".weights")
-        weights.touch()  # a graph without large weights has none to write
-        # The trace's notes (module paths, for islands) hold file names of this machine: equal exports are equal bytes.
-        bare = model.clone()
-        ClearMetadataAndDocStringPass()(bare)
-        bare.metadata_props.clear()
-        ir.save(bare, path, external_data=weights.name)
-        written[name] = GraphBytes(name, memoryview(path.read_bytes()), weights.name, memoryview(weights.read_bytes()))
-    return written
 
 
 def write_tables(directory: Path, tables: Sequence[SolverTable]) -> tuple[schema.Table, ...]:
@@ -82,12 +64,19 @@ def tokenizers_of(model: LatentDiffusion) -> dict[str, memoryview]:
 
 
 def seal(
-    directory: Path, draft: schema.Manifest, parity: schema.Parity, references: Mapping[str, np.ndarray]
+    directory: Path,
+    draft: schema.Manifest,
+    parity: schema.Parity,
+    references: Mapping[str, np.ndarray],
+    known: Mapping[str, schema.FileRecord] | None = None,
 ) -> schema.Manifest:
-    """Writes the parity report, the manifest with every file's hash, and then the manifest's own hash."""
+    """Writes the parity report, the manifest with every file's hash, and then the manifest's own hash.
+
+    known: records of files that were hashed as they were written; all others are hashed here.
+    """
     (directory / PARITY).write_bytes(_pretty(parity))
     safetensors.numpy.save_file({k: np.ascontiguousarray(v) for k, v in references.items()}, directory / REFERENCES)
-    manifest = msgspec.structs.replace(draft, files=_file_records(directory))
+    manifest = msgspec.structs.replace(draft, files=_file_records(directory, known or {}))
     data = _pretty(manifest)
     (directory / MANIFEST).write_bytes(data)
     digest = hashlib.sha256(data).hexdigest()
@@ -95,15 +84,20 @@ def seal(
     return manifest
 
 
-def _file_records(directory: Path) -> dict[str, schema.FileRecord]:
+def _file_records(directory: Path, known: Mapping[str, schema.FileRecord]) -> dict[str, schema.FileRecord]:
     records = {}
     for path in sorted(directory.rglob("*")):
         if path.is_file():
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            record = schema.FileRecord(sha256=digest, num_bytes=os.path.getsize(path))
-            records[path.relative_to(directory).as_posix()] = record
+            file, num_bytes = path.relative_to(directory).as_posix(), os.path.getsize(path)
+            record = known.get(file) or schema.FileRecord(sha256=_file_sha256(path), num_bytes=num_bytes)
+            assert record.num_bytes == num_bytes, f"{file} has changed since it was written"
+            records[file] = record
     return records
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _pretty(value: msgspec.Struct) -> bytes:

@@ -1,4 +1,7 @@
-"""Loads one component of a diffusers directory: safetensors only, float32, eval mode, no network, no code."""
+"""Loads one component of a diffusers directory: safetensors only, float32, eval mode, no network, no code.
+
+Weights stay in their files until the module is called (models/stored_weights.py).
+"""
 
 import contextlib
 import importlib
@@ -14,8 +17,9 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from models.latent_diffusion import SourceError
+from models.stand_ins import stand_ins
 from models.text.loading import quiet
-from models.weights import component_config, read_object, variant_of
+from models.weights import component_config, has_weights, read_object
 
 Module = TypeVar("Module", bound=ModelMixin)
 Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
@@ -30,17 +34,16 @@ def load_component(module_class: type[Module], source: Path, folder: str) -> Mod
     config = component_config(directory, module_class.__name__)
     _check_class(directory, config.get("_class_name"), module_class)
     try:
-        with _without_progress_bar():
+        with _without_progress_bar(), stand_ins(directory) as copy:
             module, info = module_class.from_pretrained(
-                source,
-                subfolder=folder,
+                copy.directory,
                 torch_dtype=torch.float32,
-                variant=variant_of(directory),
                 use_safetensors=True,
                 local_files_only=True,
-                low_cpu_mem_usage=False,
+                low_cpu_mem_usage=True,  # assigns what is mapped, and copies nothing
                 output_loading_info=True,
             )
+            copy.adopt(module)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise SourceError(f"{directory}: {_first_line(error)}") from error
     # from_pretrained only warns of these, and fills what is missing with random numbers.
@@ -80,11 +83,10 @@ def load_pipeline(
     """The diffusers pipeline itself in float32, as a reference: `components` take the place of the source's own."""
     index = read_object(source / "model_index.json")
     with quiet(), _without_progress_bar():
-        # diffusers 0.42.1 takes one variant for all, and raises an IndexError for a file without a suffix beside it.
         for name in index.keys() - components.keys():
-            variant = variant_of(source / name)
-            if variant is not None and isinstance(index[name], list):
-                components[name] = _variant_component(source / name, variant, *index[name])
+            value = index[name]
+            if isinstance(value, list) and None not in value and has_weights(source / name):
+                components[name] = _component(source / name, *value)
         pipeline: Pipeline = pipeline_class.from_pretrained(
             source,
             scheduler=scheduler,
@@ -97,13 +99,16 @@ def load_pipeline(
     return pipeline
 
 
-def _variant_component(directory: Path, variant: str, library: str, class_name: str) -> Any:
-    """A component of a pipeline as from_pretrained of the pipeline would load it, of one variant."""
+def _component(directory: Path, library: str, class_name: str) -> Any:
+    """A component as from_pretrained of the pipeline would load it, of the variant that is read of it."""
     module = library if library in ("diffusers", "transformers") else f"diffusers.pipelines.{library}"
     dtype = {"dtype" if library == "transformers" else "torch_dtype": torch.float32}
-    return getattr(importlib.import_module(module), class_name).from_pretrained(
-        directory, variant=variant, use_safetensors=True, local_files_only=True, **dtype
-    )
+    with stand_ins(directory) as copy:
+        component = getattr(importlib.import_module(module), class_name).from_pretrained(
+            copy.directory, use_safetensors=True, local_files_only=True, **dtype
+        )
+        copy.adopt(component)
+    return component.eval()
 
 
 def only_errors() -> None:

@@ -6,6 +6,7 @@ encoders, and the key formats of other trainers), and a single transformer, for 
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import safetensors
@@ -15,6 +16,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from models.latent_diffusion import Lora, SourceError
+from models.stored_weights import set_stored_weight, stored_weight
 
 PREFIX = "transformer"  # diffusers' own: keys are transformer.MODULE.lora_A.weight
 
@@ -65,7 +67,8 @@ def merge_pipeline_loras(pipeline: LoraBaseMixin, loras: Sequence[Lora], unused:
     """As load_pipeline_loras, and then adds them to the weights: W + scale·(alpha / rank)·B·A. Nothing is left."""
     load_pipeline_loras(pipeline, loras, unused)
     if loras:
-        pipeline.fuse_lora(components=list(_loadable(pipeline)))
+        for module in _loadable(pipeline).values():
+            _merge(module)
         pipeline.unload_lora_weights()
 
 
@@ -104,8 +107,23 @@ def merge_loras(module: PeftAdapterMixin, loras: Sequence[Lora]) -> None:
     """As load_loras, and then adds them to the weights: W + scale·(alpha / rank)·B·A. Nothing is left beside."""
     load_loras(module, loras)
     if loras:
-        module.fuse_lora()
+        _merge(module)
         module.unload_lora()
+
+
+def _merge(module: nn.Module) -> None:
+    """Adds what the adapters of `module` add: to the weights in memory now, to stored ones when they are read."""
+    for layer in module.modules():
+        if isinstance(layer, LoraLayer):
+            weight = layer.get_base_layer().weight
+            stored = stored_weight(weight)
+            if stored is None:
+                layer.merge()
+            else:
+                for adapter in layer.active_adapters:
+                    if adapter in layer.lora_A:
+                        stored = stored.plus(partial(layer.get_delta_weight, adapter))
+                set_stored_weight(weight, stored)
 
 
 def _keys(file: Path) -> list[str]:

@@ -28,6 +28,11 @@ def is_read(file: Path) -> bool:
     return found is not None and found["variant"] == variant_of(file.parent)
 
 
+def has_weights(directory: Path) -> bool:
+    """Whether a component has weights that can be read."""
+    return bool(_variants(directory))
+
+
 def component_config(directory: Path, class_name: str) -> dict[str, Any]:
     """DIRECTORY/config.json; raises SourceError unless it is there, unquantised, with weights that can be read."""
     path = directory / "config.json"

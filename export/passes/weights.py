@@ -5,7 +5,6 @@ Cast(weight). The result replaces the weight and keeps its name, so that a repor
 find it; its bytes are computed when they are read, one tensor at a time.
 """
 
-import numpy as np
 import onnx_ir as ir
 
 
@@ -86,7 +85,8 @@ def _fold(weight: ir.Value, view: ir.Node) -> None:
         dims, dtype = [dims[axis] for axis in permutation], tensor.dtype
 
         def load() -> ir.TensorProtocol:
-            return ir.Tensor(np.ascontiguousarray(tensor.numpy().transpose(permutation)), dtype=dtype, name=name)
+            # A view: whoever reads it makes it contiguous, once and in its own dtype.
+            return ir.Tensor(tensor.numpy().transpose(permutation), dtype=dtype, name=name)
     else:
         dtype = ir.DataType(view.attributes["to"].as_int())
 

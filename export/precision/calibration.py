@@ -1,63 +1,89 @@
-"""The largest magnitude that each value of a graph reaches on calibration inputs, measured in float32.
+"""What half precision has to hold: the largest magnitude of each value on calibration inputs, and the weights.
 
-Every float32 value gets |x| and its maximum appended as two small nodes, and only those scalars are graph outputs: ONNX
-Runtime frees each tensor after its last use, so that memory stays that of one run, however many values are watched.
-(Asking for the values themselves would hold all of them at once, or need one pass over the weights per group.)
+Every float32 value gets |x| and its maximum as two small nodes behind it, and only those scalars are outputs: each
+tensor is freed after its last use, so that memory stays that of one run, however many values are watched. (Asking for
+the values themselves would hold all of them at once, or need one pass over the weights per group.) The weights are
+looked at as they are read for the run: once.
 
 What this does not see: sums inside a contraction. ONNX Runtime and TensorRT accumulate half-precision MatMul and Conv
 in float32, so only the result must fit; a backend that accumulates in half could overflow where this finds nothing.
 """
 
-import tempfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 from latentc.errors import LatentcError
 
 from export.precision.rules import real
+from export.precision.weights import WeightFit, weight_fit
+from export.proof import Runner
+from export.segments import OnWeight
 
 _PREFIX = "peak_of::"
 
 
-def peaks(model: ir.Model, calibration: Sequence[Mapping[str, np.ndarray]]) -> dict[str, float]:
-    """Value name -> max |x| over all samples, for every float32 input and result of a node; `model` is left as it was.
+@dataclass(frozen=True)
+class Measured:
+    """Value name -> max |x| over all samples, how each float32 weight fits, and the outputs of the last sample."""
 
-    Raises LatentcError where a value is infinite or not a number in float32 already: no precision can be chosen then.
+    peaks: Mapping[str, float]
+    fits: tuple[WeightFit, ...]
+    outputs: Mapping[str, np.ndarray]
+
+
+def measured(model: ir.Model, calibration: Sequence[Mapping[str, np.ndarray]]) -> Measured:
+    """Looks at every float32 input and result of a node, and at every float32 weight; `model` is left as it was.
+
+    Without samples nothing is run, and only weights are looked at. Raises LatentcError where a value is infinite or not
+    a number in float32 already: no precision can be chosen then.
     """
-    watched = [value for node in model.graph for value in node.outputs if real(value) and value.uses()]
-    watched += [value for value in model.graph.inputs if real(value)]
-    watched += [value for value in model.graph.outputs if real(value) and not value.uses()]
-    found = dict.fromkeys((value.name or "" for value in watched), 0.0)
-    if not calibration:
-        return found
-    with tempfile.TemporaryDirectory(prefix="latentc-calibration-") as folder:
-        path = Path(folder) / "watched.onnx"
-        _save_watched(model, watched, path)
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.log_severity_level = 3
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs() if output.name.startswith(_PREFIX)]
-        for sample in calibration:
-            for name, peak in zip(names, session.run(names, dict(sample)), strict=True):
-                value = name.removeprefix(_PREFIX)
+    weights = {
+        name: value.const_value
+        for name, value in model.graph.initializers.items()
+        if real(value) and value.const_value is not None
+    }
+    fits: dict[str, WeightFit] = {}
+
+    def look(name: str, array: np.ndarray) -> None:
+        if name in weights:
+            fits[name] = weight_fit(name, array)
+
+    found, outputs = _run(model, calibration, look) if calibration else ({}, {})
+    for name, tensor in weights.items():
+        if name not in fits:  # small ones, and those that no segment read
+            fits[name] = weight_fit(name, tensor.numpy())
+    return Measured(found, tuple(fits[name] for name in weights), outputs)
+
+
+def _run(
+    model: ir.Model, calibration: Sequence[Mapping[str, np.ndarray]], on_weight: OnWeight
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    names = [value.name or "" for value in model.graph.outputs]
+    values = [value for node in model.graph for value in node.outputs if real(value) and value.uses()]
+    values += [value for value in model.graph.inputs if real(value)]
+    values += [value for value in model.graph.outputs if real(value) and not value.uses()]
+    found = dict.fromkeys((value.name or "" for value in values), 0.0)
+    with _watched(model, values), Runner(model, on_weight=on_weight) as runner:
+        for outputs in runner.run_all(calibration):
+            for name in found:
+                peak = float(outputs[f"{_PREFIX}{name}"])
                 if not np.isfinite(peak):
                     raise LatentcError(
-                        f"calibration: {value!r} is {float(peak)} in float32 already; "
-                        "give inputs such as the model draws from"
+                        f"calibration: {name!r} is {peak} in float32 already; give inputs such as the model draws from"
                     )
-                found[value] = max(found[value], float(peak))
-    return found
+                found[name] = max(found[name], peak)
+    return found, {name: outputs[name] for name in names}
 
 
-def _save_watched(model: ir.Model, watched: Sequence[ir.Value], path: Path) -> None:
-    """Writes `model` with the scalar peaks as further outputs; weights go beside it one tensor at a time."""
+@contextmanager
+def _watched(model: ir.Model, values: Sequence[ir.Value]) -> Iterator[None]:
+    """Within, `model` has the scalar peaks of `values` as further outputs."""
     graph = model.graph
     num_outputs, added = len(graph.outputs), []
-    for value in watched:
+    for value in values:
         magnitude = ir.node("Abs", [value])
         # Without axes all dims are reduced, in every opset.
         peak = ir.node("ReduceMax", magnitude.outputs, {"keepdims": 0})
@@ -65,11 +91,15 @@ def _save_watched(model: ir.Model, watched: Sequence[ir.Value], path: Path) -> N
         peak.outputs[0].name = f"{_PREFIX}{value.name}"
         peak.outputs[0].dtype = ir.DataType.FLOAT
         peak.outputs[0].shape = ir.Shape(())
+        producer = value.producer()
+        if producer is None:
+            graph.insert_before(graph[0], (magnitude, peak))
+        else:  # beside it, so that they are of its segment
+            producer.append((magnitude, peak))
         added += [magnitude, peak]
-        graph.extend((magnitude, peak))
         graph.outputs.append(peak.outputs[0])
     try:
-        ir.save(model, path, external_data="watched.weights")
+        yield
     finally:
         del graph.outputs[num_outputs:]
         graph.remove(added, safe=True)

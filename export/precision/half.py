@@ -19,10 +19,10 @@ from onnx_ir.passes.common import (
 )
 
 from export.precision.assignment import free_to_widen
-from export.precision.calibration import peaks
+from export.precision.calibration import Measured, measured
 from export.precision.casts import write_half
 from export.precision.rules import Island, island_reasons, real
-from export.precision.weights import HALF_MAX, WeightFit, weight_fit
+from export.precision.weights import HALF_MAX, WeightFit
 
 PEAK_SHARE = 1 / 8  # of 65504: room for inputs that the calibration did not hold
 
@@ -57,21 +57,39 @@ class HalfResult:
     report: HalfReport
 
 
+def prepare(model: ir.Model) -> None:
+    """Brings `model` into the form that is measured and converted; raises LatentcError where it has none."""
+    for make in (InlinePass(), LiftConstantsToInitializersPass(lift_all_constants=True), TopologicalSortPass()):
+        make(model)
+    _require_typed(model)
+
+
 def to_half(
     model: ir.Model,
     calibration: Sequence[Mapping[str, np.ndarray]] = (),
     islands: Sequence[Island] = (),
     peak_share: float = PEAK_SHARE,
 ) -> HalfResult:
-    """Writes float16 into `model`, in place; inputs and outputs keep their dtypes and names.
+    """Prepares and measures `model`, and writes float16 into it, in place.
 
     calibration: samples, each input name -> array as ONNX Runtime takes it; without any, nothing is found beyond rules.
+    """
+    prepare(model)
+    return half_of_measured(model, measured(model, calibration), islands, peak_share)
+
+
+def half_of_measured(
+    model: ir.Model,
+    found: Measured,
+    islands: Sequence[Island] = (),
+    peak_share: float = PEAK_SHARE,
+) -> HalfResult:
+    """Writes float16 into a prepared `model`, in place; inputs and outputs keep their dtypes and names.
+
+    found: what `measured` says of it.
     islands: the family's own; one that holds for no node is an error, since it would protect nothing.
     peak_share: a value above this share of 65504 keeps its producer and its readers in float32.
     """
-    for prepare in (InlinePass(), LiftConstantsToInitializersPass(lift_all_constants=True), TopologicalSortPass()):
-        prepare(model)
-    _require_typed(model)
     graph = model.graph
     for island in islands:
         if not any(island.holds(node) for node in graph):
@@ -80,13 +98,8 @@ def to_half(
                 "node names, module paths and weight names"
             )
     reasons = island_reasons(graph, islands)
-    highest = peaks(model, calibration) if calibration else {}
+    highest, fits = found.peaks, found.fits
     _keep_large_values(graph, highest, peak_share * HALF_MAX, reasons)
-    fits = [
-        weight_fit(name, value.const_value)
-        for name, value in graph.initializers.items()
-        if real(value) and value.const_value is not None
-    ]
     _keep_unfit_weights(graph, fits, reasons)
     for node in free_to_widen(graph, reasons):
         reasons[node] = SAVES_CASTS

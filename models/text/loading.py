@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from models.latent_diffusion import SourceError
-from models.weights import component_config, variant_of
+from models.stand_ins import stand_ins
+from models.weights import component_config
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -24,16 +25,16 @@ def load_text_model(model_class: type[Model], source: Path, folder: str) -> Mode
     directory = source / folder
     component_config(directory, model_class.__name__)
     try:
-        with quiet():
+        with quiet(), stand_ins(directory) as copy:
             model, info = model_class.from_pretrained(
-                directory,
+                copy.directory,
                 dtype=torch.float32,
                 attn_implementation="eager",
-                variant=variant_of(directory),
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
             )
+            copy.adopt(model)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise SourceError(f"{directory}: {_first_line(error)}") from error
     # from_pretrained only warns of these, and fills what is missing with random numbers.

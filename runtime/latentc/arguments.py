@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--no-metadata", action="store_true", help="no `parameters` text in the PNG")
     _backend(sample, "auto")
     _prologue(sample)
+    _memory(sample)
     _json(sample)
 
     build = _command(commands, "build", "make engines for this machine, kept in the bundle")
@@ -78,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     verify = _command(commands, "verify", "check every hash, then parity with torch's stored outputs")
     _backend(verify, "auto")
     _prologue(verify)
+    _memory(verify)
     _json(verify)
 
     bench = _command(commands, "bench", "measure latency by stage, throughput, and the share of the machine's ceilings")
@@ -110,6 +112,13 @@ def _prologue(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--prologue", choices=["cpu"], default="", help="leave text and schedule to the CPU; the loop has the GPU"
     )
+
+
+def _memory(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--memory", default="normal", choices=["normal", "low"],
+        help="low holds one stage at a time, its weights in the bundle's files (default: normal)",
+    )  # fmt: skip
 
 
 def _json(command: argparse.ArgumentParser) -> None:

@@ -18,13 +18,14 @@ import re
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from latentc.errors import BundleError
 from latentc.manifest_check import problems
+from latentc.pages import sha256_of
 from latentc.schema import SCHEMA_VERSION, FileRecord, LabelConditioning, Manifest, Parity
 
 MANIFEST = "manifest.json"
@@ -43,7 +44,8 @@ class GraphBytes:
     model: memoryview
     weights_name: str  # the file name by which the model calls its external data
     weights: memoryview
-    path: Path | None = None  # of the model, for a parser that opens the weights beside it by itself
+    # Of the model, for a parser that opens the weights beside it by itself.
+    path: Path | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,9 @@ class Bundle:
         """The model and weights of the graph `name`."""
         graph = self.manifest.graphs[name]
         weights_name = graph.weights.rpartition("/")[2]
-        return GraphBytes(name, self.view(graph.file), weights_name, self.view(graph.weights), self.root / graph.file)
+        return GraphBytes(
+            name, self.view(graph.file), weights_name, self.view(graph.weights), path=self.root / graph.file
+        )
 
     def tokenizers(self) -> dict[str, memoryview]:
         """The tokenizer files that the manifest names."""
@@ -129,7 +133,8 @@ def read_sealed(directory: Path, file: str) -> tuple[memoryview, str]:
 def hashed_files(root: Path, files: dict[str, FileRecord]) -> Iterator[tuple[str, memoryview, str | None]]:
     """Each file with its bytes, and the one line that says what is wrong with it, if anything is.
 
-    Maps and hashes in threads (hashing releases the interpreter lock), yields in the order of `files`.
+    Maps and hashes in threads (hashing releases the interpreter lock), yields in the order of `files`. What was hashed
+    does not stay in memory: a bundle may be larger than it.
     """
 
     def check(item: tuple[str, FileRecord]) -> tuple[str, memoryview, str | None]:
@@ -140,7 +145,7 @@ def hashed_files(root: Path, files: dict[str, FileRecord]) -> Iterator[tuple[str
             return file, memoryview(b""), str(error)
         if len(view) != record.num_bytes:
             return file, view, f"{file} is damaged: it has {len(view)} bytes, expected {record.num_bytes}"
-        digest = hashlib.sha256(view).hexdigest()
+        digest = sha256_of(view)
         wrong = f"{file} is damaged: its sha256 is {digest}, expected {record.sha256}"
         return file, view, None if digest == record.sha256 else wrong
 

@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,9 @@ from latentc.backends import open_backend
 from latentc.backends.protocol import Backend, Engine
 from latentc.bundle import ENGINES, Bundle, hashed_files, read_sealed
 from latentc.errors import BackendError, BundleError
+from latentc.memory import Memory
 from latentc.schema import FileRecord, Strict
+from latentc.stages import OneAtATime
 
 RECORD = "engine.json"
 LOOP = frozenset({"denoise", "decode", "encode"})  # all other graphs are the prologue's
@@ -48,52 +50,85 @@ class EngineRecord(Strict, frozen=True):
 class LoadedEngines:
     """Engines by graph name, and where they came from: `built` ones, or the graphs, perhaps for a `reason`."""
 
-    engines: dict[str, Engine]
+    engines: Mapping[str, Engine]
     built: bool
     reason: str | None
     prologue: Backend  # that of the engines of what runs before the loop
 
 
-def load_engines(bundle: Bundle, backend: Backend, prologue: Backend | None = None) -> LoadedEngines:
+def load_engines(
+    bundle: Bundle, backend: Backend, memory: Memory = "normal", prologue: Backend | None = None
+) -> LoadedEngines:
     """The built engines of this machine where they are whole and up to date, else engines from the graphs.
 
     `prologue` is the backend of what runs before the loop, where it is another one; engines that were built without
-    these graphs say by that, that it is the CPU's.
+    these graphs say by that, that it is the CPU's. BackendError, with the command that builds them, where the backend
+    runs built engines only and these cannot be run.
 
-    BackendError, with the command that builds them, where the backend runs built engines only and these cannot be run.
+    With `low` memory one at a time, from the graphs where the backend can run these: the weights of ONNX Runtime's
+    built engines are copies in the precision that the processor computes in, which makes those of a half-precision
+    model twice as large.
     """
-    reason: str | None
+    if memory == "low" and not backend.needs_engines:
+        built = (bundle.root / ENGINES / backend.target).exists()
+        reason = "--memory low reads the graphs' own weights" if built else None
+        return _one_at_a_time(bundle, backend, prologue, None, reason)
     try:
-        found = _files_of(bundle, backend)
-        if found is not None:
-            record, files = found
-            if prologue is None and record.options.get("prologue") == "cpu":
-                prologue = open_backend("onnxruntime")
-            loaded = _prologue_engines(bundle, backend, prologue)
-            for name in bundle.manifest.graphs.keys() - loaded.keys():
-                loaded[name] = backend.load_engine(name, files, bundle.graph(name))
-            return LoadedEngines(loaded, True, None, prologue or backend)
-        reason = None
+        found, reason = _files_of(bundle, backend), None
     except BundleError as error:
-        reason = str(error)
-    except KeyError as error:  # of `files`
-        reason = f"{RECORD} does not list {error}"
+        found, reason = None, str(error)
+    if found is not None:
+        record, files = found
+        if prologue is None and record.options.get("prologue") == "cpu":
+            prologue = open_backend("onnxruntime")
+        if memory == "low":
+            return _one_at_a_time(bundle, backend, prologue, files, None)
+        try:
+            return LoadedEngines(_loaded(bundle, backend, prologue, files), True, None, prologue or backend)
+        except KeyError as error:  # of `files`
+            reason = f"{RECORD} does not list {error}"
     if backend.needs_engines:
         why = "has no engines for this machine" if reason is None else f"has engines that cannot be run: {reason}"
         family = backend.target.partition("-")[0]
         raise BackendError(f"{bundle.root} {why}; latentc build {bundle.root} --backend {family} makes them")
-    engines = _prologue_engines(bundle, backend, prologue)
-    for name in bundle.manifest.graphs.keys() - engines.keys():
-        engines[name] = backend.load_graph(bundle.graph(name))
-    return LoadedEngines(engines, False, reason, prologue or backend)
+    return LoadedEngines(_loaded(bundle, backend, prologue, None), False, reason, prologue or backend)
 
 
-def _prologue_engines(bundle: Bundle, backend: Backend, prologue: Backend | None) -> dict[str, Engine]:
-    """What runs before the loop, on a backend of its own; nothing if it is the loop's."""
-    if prologue is None or prologue is backend:
-        return {}
-    names = bundle.manifest.graphs.keys() - LOOP
-    return {name: prologue.load_graph(bundle.graph(name)) for name in sorted(names)}
+def _loaded(
+    bundle: Bundle, backend: Backend, prologue: Backend | None, files: dict[str, memoryview] | None
+) -> dict[str, Engine]:
+    """All engines at once, from built `files` or from the graphs."""
+    return {name: _load(bundle, backend, prologue, files, name, mapped=False) for name in bundle.manifest.graphs}
+
+
+def _one_at_a_time(
+    bundle: Bundle,
+    backend: Backend,
+    prologue: Backend | None,
+    files: dict[str, memoryview] | None,
+    reason: str | None,
+) -> LoadedEngines:
+    def load(name: str) -> Engine:
+        return _load(bundle, backend, prologue, files, name, mapped=True)
+
+    engines = OneAtATime(tuple(bundle.manifest.graphs), load)
+    return LoadedEngines(engines, files is not None, reason, prologue or backend)
+
+
+def _load(
+    bundle: Bundle,
+    backend: Backend,
+    prologue: Backend | None,
+    files: dict[str, memoryview] | None,
+    name: str,
+    mapped: bool,
+) -> Engine:
+    """One engine, of the backend that it is for. KeyError where `files` lack it."""
+    if prologue is not None and prologue is not backend and name not in LOOP:
+        return prologue.load_graph(bundle.graph(name), mapped=mapped)
+    if files is not None:
+        return backend.load_engine(name, files, bundle.graph(name))
+    return backend.load_graph(bundle.graph(name), mapped=mapped)
 
 
 def is_up_to_date(bundle: Bundle, backend: Backend) -> bool:

@@ -50,7 +50,7 @@ def run_prologue(
     constant = {name: uploaded(backend, values) for name, values in given.items()}
     per_call = {name: uploaded(backend, rows) for name, rows in trajectory.per_call.items()}
     if "prompt" in engines:
-        constant |= _run_prompt(backend, engines["prompt"], manifest.graphs["prompt"], given, cache)
+        constant |= _run_prompt(backend, engines, manifest.graphs["prompt"], given, cache)
     if "schedule" in engines:
         calls = len(next(iter(trajectory.per_call.values())))
         inputs = _schedule_inputs(manifest, trajectory, constant, calls)
@@ -93,7 +93,7 @@ def _run_texts(
     shape = (len(trajectory.constant["guidance_weights"]), trajectory.noise.shape[1])
     found: dict[str, Array] = {}
     for batch in trajectory.texts:
-        for name, rows in _encoded(backend, engines[batch.graph], manifest.graphs[batch.graph], batch, cache).items():
+        for name, rows in _encoded(backend, engines, manifest.graphs[batch.graph], batch, cache).items():
             values = found.setdefault(name, np.zeros((*shape, *rows.shape[1:]), rows.dtype))
             if values.shape[2:] != rows.shape[1:]:
                 first, second = list(values.shape[2:]), list(rows.shape[1:])
@@ -105,8 +105,10 @@ def _run_texts(
     return found
 
 
-def _encoded(backend: Backend, engine: Engine, graph: Graph, batch: TextBatch, cache: PromptCache) -> dict[str, Array]:
-    """[texts, ...] by output; texts that were encoded before are not encoded again."""
+def _encoded(
+    backend: Backend, engines: Mapping[str, Engine], graph: Graph, batch: TextBatch, cache: PromptCache
+) -> dict[str, Array]:
+    """[texts, ...] by output; texts that were encoded before are not encoded again, and need no engine."""
     given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     taken = {spec.name: given[spec.name] for spec in graph.inputs}
     keys = [
@@ -116,7 +118,8 @@ def _encoded(backend: Backend, engine: Engine, graph: Graph, batch: TextBatch, c
     new = [row for row, key in enumerate(keys) if key not in found]
     if new:
         uploads = {name: uploaded(backend, np.ascontiguousarray(values[new])) for name, values in taken.items()}
-        computed = {name: buffer.read() for name, buffer in run_graph(backend, engine, graph, uploads).items()}
+        made = run_graph(backend, engines[batch.graph], graph, uploads)
+        computed = {name: buffer.read() for name, buffer in made.items()}
         for position, row in enumerate(new):
             found[keys[row]] = {name: values[position] for name, values in computed.items()}
             cache.put(keys[row], found[keys[row]])
@@ -124,7 +127,7 @@ def _encoded(backend: Backend, engine: Engine, graph: Graph, batch: TextBatch, c
 
 
 def _run_prompt(
-    backend: Backend, engine: Engine, graph: Graph, constant: Mapping[str, Array], cache: PromptCache
+    backend: Backend, engines: Mapping[str, Engine], graph: Graph, constant: Mapping[str, Array], cache: PromptCache
 ) -> dict[str, Buffer]:
     """The prompt graph, branch by branch, so that a branch that was computed before is not computed again.
 
@@ -143,15 +146,16 @@ def _run_prompt(
         made = cache.get(key)
         if made is None:
             uploads = {name: uploaded(backend, values) for name, values in block.items()}
-            made = {name: buffer.read() for name, buffer in run_graph(backend, engine, graph, uploads).items()}
+            outputs = run_graph(backend, engines["prompt"], graph, uploads)
+            made = {name: buffer.read() for name, buffer in outputs.items()}
             cache.put(key, made)
         blocks.append(made)
-    outputs = {}
+    joined = {}
     for spec in graph.outputs:
         axis = _branch_axis(spec)
         parts = [block[spec.name] for block in blocks]
-        outputs[spec.name] = uploaded(backend, parts[0] if axis is None else np.concatenate(parts, axis))
-    return outputs
+        joined[spec.name] = uploaded(backend, parts[0] if axis is None else np.concatenate(parts, axis))
+    return joined
 
 
 def _branch_axis(spec: TensorSpec) -> int | None:

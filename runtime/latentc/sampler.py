@@ -28,6 +28,8 @@ class Sampling:
     picture = sampling.decode()     # float32 [B, 3, height, width] in [0, 1]
 
     or, without a look at the steps: picture = sampling.draw()
+
+    Each stage's engine is asked for when its turn comes: `engines` may hold one at a time (latentc.stages).
     `prologue` is the backend of the engines that run before the loop, where it is not the loop's.
     """
 
@@ -43,7 +45,7 @@ class Sampling:
         memory = self._memory = backend.loop_memory()
         draws, *latent_shape = trajectory.noise.shape
         self.calls = len(trajectory.output_row) - draws - (trajectory.init is not None)
-        self._denoise, self._decode = engines["denoise"], engines["decode"]
+        self._engines = engines
         # All zero, not merely allocated: a slot that is not yet written has the weight 0, and 0 * NaN is NaN.
         self._history = memory.zeros("history", (len(trajectory.output_row), *latent_shape), np.float32)
         self._history.view(0).write(trajectory.noise[0])
@@ -55,24 +57,30 @@ class Sampling:
             self._history.view(self.calls + draws).write(repeated)
         prepared = run_prologue(prologue or backend, engines, manifest, trajectory, cache)
         self._per_call = {name: memory.settled(name, rows, rows=True) for name, rows in prepared.per_call.items()}
-        self._denoise.bind("history", self._history)
-        for name, buffer in prepared.constant.items():
-            self._denoise.bind(name, memory.settled(name, buffer))
-        self._decode.bind("history", self._history)
-        self._decode.bind("output_row", memory.settled("output_row", uploaded(backend, trajectory.output_row)))
-        self._image = memory.zeros("image", _image_shape(manifest, self._history.shape), np.float32)
-        self._decode.bind("image", self._image)
+        constant = {name: memory.settled(name, buffer) for name, buffer in prepared.constant.items()}
+        self._constant = {"history": self._history, **constant}
+        output_row = memory.settled("output_row", uploaded(backend, trajectory.output_row))
+        image = memory.zeros("image", _image_shape(manifest, self._history.shape), np.float32)
+        self._around = {"history": self._history, "output_row": output_row, "image": image}
 
     def steps(self) -> Iterator[int]:
         """Runs call after call, and yields how many are done."""
+        denoise = self._engines["denoise"]
+        for name, buffer in self._constant.items():
+            denoise.bind(name, buffer)
         for call in range(self.calls):
             for name, rows in self._per_call.items():
-                self._denoise.bind(name, rows.view(call))
+                denoise.bind(name, rows.view(call))
             # This slot is part of the input, too, under the weight 0. An engine writes its output after it has
             # combined its input; and whatever it read there in between would be finite, so 0 times it is 0.
-            self._denoise.bind("prediction", self._history.view(1 + call))
-            self._denoise.run()
+            denoise.bind("prediction", self._history.view(1 + call))
+            denoise.run()
             yield call + 1
+
+    def decode(self) -> npt.NDArray[np.float32]:
+        """The pictures, float32 [B, 3, height, width] in [0, 1]; to be called after the last step."""
+        self._run_decoder()
+        return self._picture()
 
     def draw(self) -> npt.NDArray[np.float32]:
         """All steps and the decoder, with nothing in between: a backend that records loops replays them as one."""
@@ -80,15 +88,19 @@ class Sampling:
         def loop() -> None:
             for _ in self.steps():
                 pass
-            self._decode.run()
+            self._run_decoder()
 
         self._memory.replay(loop)
-        return self._image.read().astype(np.float32, copy=False)
+        return self._picture()
 
-    def decode(self) -> npt.NDArray[np.float32]:
-        """The pictures, float32 [B, 3, height, width] in [0, 1]; to be called after the last step."""
-        self._decode.run()
-        return self._image.read().astype(np.float32, copy=False)
+    def _run_decoder(self) -> None:
+        decode = self._engines["decode"]
+        for name, buffer in self._around.items():
+            decode.bind(name, buffer)
+        decode.run()
+
+    def _picture(self) -> npt.NDArray[np.float32]:
+        return self._around["image"].read().astype(np.float32, copy=False)
 
 
 def _encoded(backend: Backend, engine: Engine, graph: Graph, init: InitialImage) -> Array:

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 DType: TypeAlias = Literal["float32", "float16", "int64", "int32", "bool"]
 Dim: TypeAlias = int | str  # a number, or the name of a symbolic dimension
@@ -32,7 +32,9 @@ class Graph(Strict, frozen=True):
     """One ONNX file with its weights beside it, and what it costs.
 
     `flops` counts multiply-adds as two, for one run at batch 1, one guidance branch and the
-    bundle's default size.
+    bundle's default size. `activation_bytes` is what the values between the nodes hold at their
+    peak, inputs and outputs included: for one picture at the default size, steps and guidance, in
+    the precision that the target computes in.
     """
 
     file: str
@@ -44,6 +46,7 @@ class Graph(Strict, frozen=True):
     parameters: int
     weight_bytes: int
     flops: int
+    activation_bytes: int
 
 
 class Table(Strict, frozen=True):
@@ -229,6 +232,13 @@ class Figure(Strict, frozen=True):
         return self.value <= self.bound if self.measure == "relative_l2" else self.value >= self.bound
 
 
+class Unverified(Strict, frozen=True):
+    """What was not compared, and why: a graph whose phases were not run (`GRAPH/phases`), or the `trajectory`."""
+
+    tensor: str
+    reason: str
+
+
 class Parity(Strict, frozen=True):
     """BUNDLE/parity.json: what was compared at export, and how far apart it was.
 
@@ -250,3 +260,4 @@ class Parity(Strict, frozen=True):
     references: str
     figures: tuple[Figure, ...]
     phases: tuple[Figure, ...]  # each of the compiler's phases against the one before it
+    unverified: tuple[Unverified, ...] = ()  # what the export had not the memory for

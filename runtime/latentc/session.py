@@ -19,9 +19,11 @@ from latentc.backends.protocol import Backend, Engine
 from latentc.bundle import Bundle, open_bundle
 from latentc.engines import LOOP, load_engines
 from latentc.errors import RequestError
+from latentc.memory import Memory
 from latentc.prompt_cache import PromptCache
 from latentc.request import Request
 from latentc.sampler import Sampling
+from latentc.stages import OneAtATime
 from latentc.table import table_from_bundle
 from latentc.text import Tokenizers
 from latentc.trajectory import Trajectory, latent_shape, noise_from_seed, trajectory_of
@@ -60,22 +62,28 @@ class Session:
 
     def in_lane(self) -> "Session":
         """A session for requests that run beside this one's: weights are shared, memory and bindings are its own."""
+        if isinstance(self.engines, OneAtATime):
+            raise RequestError("with --memory low one request runs at a time; open the session with normal memory")
         lane = self.backend.lane()
-        prologue = None if self.prologue is None else self.prologue.lane()
+        prologue = lane if self.prologue in (None, self.backend) else self.prologue.lane()
         engines = {
-            name: engine.in_lane(lane if prologue is None or name in LOOP else prologue)
+            name: (lane if name in LOOP else prologue).adopted(engine)
             for name, engine in self.engines.items()
         }
         return replace(self, backend=lane, engines=engines, cache=PromptCache(), prologue=prologue)
 
 
-def open_session(path: Path, backend: str = AUTO, threads: int = 0, prologue: str = "") -> Session:
+def open_session(
+    path: Path, backend: str = AUTO, threads: int = 0, memory: Memory = "normal", prologue: str = ""
+) -> Session:
     """Opens and hashes a bundle, and loads its engines, or its graphs where none are built.
 
-    `prologue` "cpu" leaves what runs before the loop to ONNX Runtime on the CPU.
+    With `low` memory nothing is loaded before it is needed, and nothing is kept but the stage that runs. `prologue`
+    "cpu" leaves what runs before the loop to ONNX Runtime on the CPU.
     """
     bundle, opened = open_bundle(path), open_backend(resolve_backend(backend, path), threads)
-    loaded = load_engines(bundle, opened, open_backend("onnxruntime", threads) if prologue == "cpu" else None)
+    first = open_backend("onnxruntime", threads) if prologue == "cpu" else None
+    loaded = load_engines(bundle, opened, memory, first)
     return Session(bundle, opened, loaded.engines, prologue=loaded.prologue)
 
 

@@ -5,7 +5,7 @@ is the export's; and the engines, as `latentc sample` would run them, so that a 
 Then the whole loop. The bounds are the export's own, from parity.json.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 import numpy as np
@@ -14,10 +14,12 @@ from latentc.backends.protocol import Array, Backend, Engine
 from latentc.bundle import Bundle
 from latentc.engines import load_engines
 from latentc.errors import BundleError
+from latentc.memory import Memory
 from latentc.parity import psnr_db, relative_l2
 from latentc.request import Request
 from latentc.sampler import run_once, sample
 from latentc.schema import Figure, Parity
+from latentc.stages import OneAtATime
 from latentc.table import table_from_bundle
 from latentc.tensors import tensor, tensors_from_bytes
 from latentc.text import Tokenizers
@@ -27,26 +29,31 @@ TRAJECTORY = "trajectory"
 OVER_IMAGE = "over_image"  # the trajectory that begins with an image
 
 
-def measured(bundle: Bundle, backend: Backend) -> Iterator[Figure]:
+def measured(bundle: Bundle, backend: Backend, memory: Memory = "normal") -> Iterator[Figure]:
     """The figures of parity.json, measured again here; each is yielded when it is known."""
     parity = bundle.parity()
     references = tensors_from_bytes(bundle.view(parity.references), parity.references)
     compared = {figure.tensor.partition("/")[0] for figure in parity.figures}
-    expected = {*bundle.manifest.graphs, TRAJECTORY}
+    left_out = {item.tensor for item in parity.unverified}
+    expected = {*bundle.manifest.graphs, TRAJECTORY} - (left_out & {TRAJECTORY})
     if compared != expected:  # a report that leaves something out would pass by silence
         odd = ", ".join(sorted(compared ^ expected))
         raise BundleError(f"{bundle.root}: parity.json must compare every graph and the trajectory; look at {odd}")
 
-    plain = {name: backend.load_graph(bundle.graph(name), optimise=False) for name in bundle.manifest.graphs}
+    def load_plain(name: str) -> Engine:
+        return backend.load_graph(bundle.graph(name), optimise=False, mapped=memory == "low")
+
+    plain = OneAtATime(tuple(bundle.manifest.graphs), load_plain)
     yield from _components(parity, references, backend, plain, "torch and the graph, run node by node")
-    loaded = load_engines(bundle, backend)
+    plain.close()
+    loaded = load_engines(bundle, backend, memory)
     how = "built engine" if loaded.built else "optimised graph"
     yield from _components(parity, references, backend, loaded.engines, f"torch and the {how}")
     yield from _trajectory(bundle, parity, references, backend, loaded.engines, f"torch's pipeline and the loop, {how}")
 
 
 def _components(
-    parity: Parity, references: dict[str, Array], backend: Backend, engines: dict[str, Engine], against: str
+    parity: Parity, references: dict[str, Array], backend: Backend, engines: Mapping[str, Engine], against: str
 ) -> Iterator[Figure]:
     for component, engine in engines.items():
         figures = [figure for figure in parity.figures if figure.tensor.partition("/")[0] == component]
@@ -70,7 +77,7 @@ def _trajectory(
     parity: Parity,
     references: dict[str, Array],
     backend: Backend,
-    engines: dict[str, Engine],
+    engines: Mapping[str, Engine],
     against: str,
 ) -> Iterator[Figure]:
     figures = [figure for figure in parity.figures if figure.tensor.startswith(f"{TRAJECTORY}/")]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from export.compile import typical_dims
-from export.examples import conditioning_example, encoded_texts
+from export.examples import TEXTS, conditioning_example, encoded_texts
 from export.hoist import CostModel, InputClass, Partition, partition
 from export.passes import clean_graph
 from export.step import FusedStep, fuse_step
@@ -47,9 +47,12 @@ class TracedFamily:
 def traced_family(model: LatentDiffusion) -> TracedFamily:
     """Traces with symbolic sizes, cleans, and looks for operators that TensorRT cannot take."""
     step = fuse_step(model)
-    graph = clean_graph(trace_denoise(step), "onnxruntime")
+    texts: dict[str, Tensor] = {}
+    for encoder in model.text_encoders:
+        texts |= encoded_texts(encoder, TEXTS[:3])
+    graph = clean_graph(trace_denoise(step, texts), "onnxruntime")
     check_operators(graph)
-    return TracedFamily(step, graph, encoded_texts(model, 3))
+    return TracedFamily(step, graph, texts)
 
 
 def session(graph: ir.Model) -> Callable[[Mapping[str, Tensor]], Tensor]:

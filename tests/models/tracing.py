@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from export.passes import clean_graph
+from export.trace import leave_weights_in_files
 
 Inputs = Mapping[str, tuple[Tensor, dict]]  # name -> (example, axis -> torch.export.Dim)
 
@@ -29,6 +30,7 @@ def graph_from_module(module: nn.Module, inputs: Inputs) -> ir.Model:
             program, dynamo=True, opset_version=18, input_names=list(inputs), verbose=False, optimize=False
         )
     assert exported is not None
+    leave_weights_in_files(exported.model, module)
     return exported.model
 
 

@@ -7,9 +7,9 @@ from latentc.arguments import parser
 FLAGS = {
     "sample": [
         "--backend", "--batch", "--cfg-scale", "--guidance", "--height", "--help", "--init-image", "--json", "--label",
-        "--latents", "--negative-prompt", "--no-metadata", "--output", "--prologue", "--prompt", "--seed", "--separate", "--solver",
-        "--steps", "--strength", "--threads", "--width", "-H", "-W", "-b", "-h", "-n", "-o", "-p", "-s",
-        "BUNDLE",
+        "--latents", "--memory", "--negative-prompt", "--no-metadata", "--output", "--prologue", "--prompt", "--seed",
+        "--separate", "--solver", "--steps", "--strength", "--threads", "--width", "-H", "-W", "-b", "-h", "-n", "-o",
+        "-p", "-s", "BUNDLE",
     ],
     "build": [
         "--backend", "--batch", "--force", "--hardware-compatible", "--help", "--json", "--opt-level", "--prologue",
@@ -21,7 +21,7 @@ FLAGS = {
         "--width", "-H", "-W", "-h", "BUNDLE",
     ],
     "inspect": ["--help", "--json", "-h", "BUNDLE"],
-    "verify": ["--backend", "--help", "--json", "--prologue", "--threads", "-h", "BUNDLE"],
+    "verify": ["--backend", "--help", "--json", "--memory", "--prologue", "--threads", "-h", "BUNDLE"],
 }  # fmt: skip
 
 

@@ -238,6 +238,7 @@ def _graph(
         parameters=40,
         weight_bytes=160,
         flops=1000,
+        activation_bytes=2000,
     )
 
 

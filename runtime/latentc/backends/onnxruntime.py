@@ -8,6 +8,10 @@ from the table user provided". One hole is left: nested graphs (If, Loop) do not
 disk, relative to the working directory. It is closed by making that directory /dev/null, under which
 no file can be. So the bytes that run are the bytes that were hashed, and nothing else is opened; the
 price is that nested graphs must hold their own weights inline.
+
+Weights are used where they are mapped (onnxruntime 1.31; older ones copy them). What is then still copied, tried with
+1.31.1 (docs/memory.md): pre-packing copies each matrix, the layout pass each convolution, and the highest level of
+optimisation converts every half-precision weight to single, for good. `mapped` does without all three.
 """
 
 import hashlib
@@ -22,15 +26,19 @@ import onnxruntime
 
 from latentc.backends.host import HostBuffer, HostInstant, HostLoopMemory, peak_bytes
 from latentc.backends.options import EngineOptions
-from latentc.backends.protocol import Backend, Buffer, Engine, Instant, LoopMemory
+from latentc.backends.protocol import Buffer, Engine, Instant, LoopMemory
 from latentc.backends.refusal import exact_refusal
 from latentc.bundle import GraphBytes
 from latentc.errors import BackendError
+from latentc.pages import release
 from latentc.schema import Manifest
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _FATAL_ONLY = 4  # ONNX Runtime's log level: its errors reach us as exceptions already
 _FEATURE = "add_external_initializers_from_files_in_memory"
+_DIRECT = "session.use_external_initializer_file_buffers_directly"
+_DIRECT_SINCE = (1, 31)
+_FOLDED_BYTES = 2**20  # constants of this size and less are folded: shape arithmetic, no weights
 _EXTERNAL_FROM_BYTES = 1024  # initialisers of this size or more go to the engine's weights file
 
 T = TypeVar("T")
@@ -44,12 +52,13 @@ def open_backend(threads: int, options: EngineOptions) -> "OnnxRuntimeBackend":
 
 
 class OnnxRuntimeEngine:
-    """A session with its bindings; keeps the buffers that are bound alive."""
+    """A session with its bindings; keeps the buffers that are bound alive, and the weights that it reads."""
 
-    def __init__(self, name: str, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, name: str, session: onnxruntime.InferenceSession, weights: memoryview) -> None:
         self._name = name
-        self._session = session
-        self._binding = session.io_binding()
+        self._weights = weights
+        self._session: onnxruntime.InferenceSession | None = session
+        self._binding: onnxruntime.IOBinding | None = session.io_binding()
         self._inputs = {value.name for value in session.get_inputs()}
         self._outputs = {value.name for value in session.get_outputs()}
         self._bound: dict[str, HostBuffer] = {}
@@ -60,19 +69,31 @@ class OnnxRuntimeEngine:
         if name not in self._inputs | self._outputs:
             names = ", ".join(sorted(self._inputs | self._outputs))
             raise BackendError(f"graph {self._name} has no tensor {name}; it has {names}")
-        array = buffer.array
-        bind = self._binding.bind_input if name in self._inputs else self._binding.bind_output
+        array, binding = buffer.array, self._opened()[1]
+        bind = binding.bind_input if name in self._inputs else binding.bind_output
         bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         self._bound[name] = buffer
 
     def run(self) -> None:
+        session, binding = self._opened()
         missing = (self._inputs | self._outputs) - self._bound.keys()
         if missing:
             raise BackendError(f"graph {self._name} has nothing bound to {', '.join(sorted(missing))}")
-        checked(f"graph {self._name} cannot be run", lambda: self._session.run_with_iobinding(self._binding))
+        checked(f"graph {self._name} cannot be run", lambda: session.run_with_iobinding(binding))
 
-    def in_lane(self, backend: Backend) -> "OnnxRuntimeEngine":
-        return OnnxRuntimeEngine(self._name, self._session)
+    def with_own_bindings(self) -> "OnnxRuntimeEngine":
+        """The same session, for use beside this one."""
+        return OnnxRuntimeEngine(self._name, self._opened()[0], self._weights)
+
+    def close(self) -> None:
+        self._session = self._binding = None
+        self._bound.clear()
+        release(self._weights)
+
+    def _opened(self) -> tuple[onnxruntime.InferenceSession, onnxruntime.IOBinding]:
+        if self._session is None or self._binding is None:
+            raise BackendError(f"graph {self._name} is closed: with little memory one request runs at a time")
+        return self._session, self._binding
 
 
 class OnnxRuntimeBackend:
@@ -126,15 +147,24 @@ class OnnxRuntimeBackend:
     def lane(self) -> "OnnxRuntimeBackend":
         return self  # sessions may be run by several threads at once; an engine's bindings are its own
 
+    def adopted(self, engine: Engine) -> Engine:
+        if not isinstance(engine, OnnxRuntimeEngine):
+            raise TypeError(f"{type(engine).__name__} is no engine of this backend")
+        return engine.with_own_bindings()
+
     def now(self) -> Instant:
         return HostInstant()
 
     def memory_bytes(self) -> int:
         return peak_bytes()
 
-    def load_graph(self, graph: GraphBytes, *, optimise: bool = True) -> Engine:
+    def load_graph(self, graph: GraphBytes, *, optimise: bool = True, mapped: bool = False) -> Engine:
         options = self._options(optimise)
-        return self._engine(graph, options)
+        if mapped:
+            _leave_weights_alone(options, optimise)
+        engine = self._engine(graph, options)
+        release(graph.weights)  # what was copied is not read again, and what is mapped is read when it is used
+        return engine
 
     def build_engine(self, graph: GraphBytes, directory: Path, manifest: Manifest) -> list[str]:
         options = self._options(optimise=True)
@@ -153,7 +183,7 @@ class OnnxRuntimeBackend:
         return self.load_graph(GraphBytes(name, files[model], weights, files[weights]), optimise=False)
 
     def _engine(self, graph: GraphBytes, options: onnxruntime.SessionOptions) -> Engine:
-        return OnnxRuntimeEngine(graph.name, self._session(graph, options))
+        return OnnxRuntimeEngine(graph.name, self._session(graph, options), graph.weights)
 
     def _session(self, graph: GraphBytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
         return session_of(graph, options, _PROVIDERS)
@@ -169,7 +199,26 @@ class OnnxRuntimeBackend:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         # Two sessions share the cores: idle threads of one must not spin while the other works.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry(_DIRECT, "1")
         return options
+
+
+def _leave_weights_alone(options: onnxruntime.SessionOptions, optimise: bool) -> None:
+    """Makes all memory of a session but its activations pages of the weights' file."""
+    if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < _DIRECT_SINCE:
+        raise BackendError(
+            f"onnxruntime {onnxruntime.__version__} copies weights; --memory low needs 1.31 or newer: "
+            'pip install --upgrade "latentc[cpu]"'
+        )
+    if optimise:  # "all" is this, a new layout for convolutions, and weights in another precision
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(_FOLDED_BYTES))
+    # A half-precision weight is converted by a node that depends on nothing. In the default order all of these run
+    # first, and hold all of the model in single precision at once; in this order each runs when it is needed.
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    options.enable_cpu_mem_arena = False  # keeps, for the next run, all that was ever in use
+    options.enable_mem_pattern = False  # as the arena, in one block
 
 
 def session_of(

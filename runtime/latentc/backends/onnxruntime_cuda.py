@@ -16,7 +16,7 @@ from latentc.backends.cuda.memory import DeviceBuffer, device_buffer
 from latentc.backends.cuda.runtime import Cuda, open_cuda
 from latentc.backends.onnxruntime import OnnxRuntimeBackend, checked, session_of
 from latentc.backends.options import EngineOptions
-from latentc.backends.protocol import Backend, Buffer
+from latentc.backends.protocol import Buffer
 from latentc.bundle import GraphBytes
 from latentc.errors import BackendError
 
@@ -70,8 +70,10 @@ class OnnxRuntimeCudaEngine:
             options.add_run_config_entry("gpu_graph_id", self._graph_id())
         checked(f"graph {self._name} cannot be run", lambda: self._session.run_with_iobinding(self._binding, options))
 
-    def in_lane(self, backend: Backend) -> "OnnxRuntimeCudaEngine":
-        raise BackendError("onnxruntime-cuda has one lane: a session belongs to its stream")
+    def close(self) -> None:
+        self._lane.pool.synchronise()
+        self._bound.clear()
+        del self._binding, self._session
 
     def _graph_id(self) -> str:
         """The number of the recording of exactly this binding."""

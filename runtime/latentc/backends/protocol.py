@@ -50,8 +50,8 @@ class Engine(Protocol):
     def run(self) -> None:
         """Runs, or enqueues, the graph on what is bound."""
 
-    def in_lane(self, backend: "Backend") -> "Engine":
-        """The same engine, weights shared, with bindings of its own for `backend`, a lane of this engine's backend."""
+    def close(self) -> None:
+        """Gives back all that it holds, when its work is done; it cannot be run again."""
 
 
 class LoopMemory(Protocol):
@@ -110,14 +110,21 @@ class Backend(Protocol):
     def lane(self) -> "Backend":
         """The same backend with memory and a stream of its own: what runs there runs beside what runs here."""
 
+    def adopted(self, engine: Engine) -> Engine:
+        """The same engine, of another lane of this backend, with its weights shared and bindings of its own here."""
+
     def now(self) -> Instant:
         """The present end of the work that was enqueued."""
 
     def memory_bytes(self) -> int:
         """Memory in use: of the device, or of the process (its peak) where there is none."""
 
-    def load_graph(self, graph: GraphBytes, *, optimise: bool = True) -> Engine:
-        """An engine from a portable graph; `optimise=False` runs the graph node by node, as it is written."""
+    def load_graph(self, graph: GraphBytes, *, optimise: bool = True, mapped: bool = False) -> Engine:
+        """An engine from a portable graph; `optimise=False` runs the graph node by node, as it is written.
+
+        `mapped` leaves the weights where they are, in pages of the bundle's file, and is slower for it. A backend that
+        cannot do that raises BackendError, in one line.
+        """
 
     def build_engine(self, graph: GraphBytes, directory: Path, manifest: Manifest) -> list[str]:
         """Writes the engine of `graph` into `directory` and returns the names of its files."""

@@ -89,7 +89,7 @@ def run(options: Options) -> None:
     manifest = bundle.manifest
     requests = [_request(manifest, options, batch) for batch in batches]
     prologue = open_backend("onnxruntime", options.threads) if options.prologue == "cpu" else None
-    loaded = load_engines(bundle, backend, prologue)
+    loaded = load_engines(bundle, backend, prologue=prologue)
     session = Session(bundle, backend, loaded.engines, prologue=loaded.prologue)
     key = backend.engine_key()
     ceilings = measured_ceilings(backend, "gpu" in key, manifest.precision == "fp16")

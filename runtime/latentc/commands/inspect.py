@@ -1,4 +1,4 @@
-"""latentc inspect: what a bundle holds, and what each of its stages costs."""
+"""latentc inspect: what a bundle holds, and what each of its stages costs in work and in memory."""
 
 import textwrap
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from latentc.bundle import Bundle, open_bundle
+from latentc.memory import MEMORY, Memory, Prediction, predicted
 from latentc.schema import (
     Defaults,
     Graph,
@@ -53,6 +54,7 @@ class Report(msgspec.Struct, frozen=True):
     tables: tuple[Table, ...]
     graphs: dict[str, Graph]
     hoisting: Hoisting
+    memory: dict[Memory, Prediction]
     engines: list[str]
     provenance: Provenance
 
@@ -86,6 +88,7 @@ def _report(bundle: Bundle) -> Report:
         tables=manifest.tables,
         graphs=manifest.graphs,
         hoisting=manifest.hoisting,
+        memory={memory: predicted(manifest, memory) for memory in MEMORY},
         engines=sorted(path.name for path in engines.iterdir() if path.name[0] != ".") if engines.is_dir() else [],
         provenance=manifest.provenance,
     )
@@ -124,7 +127,7 @@ def _lines(report: Report) -> list[str]:
         for name, g in report.graphs.items()
     ]
     lines += ["", *_columns(["graph", "runs", "nodes", "parameters", "weights", "FLOPs a run"], rows)]
-    lines += ["", *_loop(report)]
+    lines += ["", *_loop(report), "", *_memory(report)]
     rows = [
         [f"{name} {side}", spec.name, spec.dtype, _shape(spec)]
         for name, graph in report.graphs.items()
@@ -144,6 +147,17 @@ def _loop(report: Report) -> list[str]:
     row = f"; each step reads one row of {_bytes(4 * hoisting.row_width)}" if hoisting.row_width else ""
     each = " for each image and guidance branch" if hoisting.row_width and hoisting.rows_per_step == "batch" else ""
     return [f"{saved} (-{100 * share:.1f} %){row}{each}"]
+
+
+def _memory(report: Report) -> list[str]:
+    """What each stage of a request holds, and the most that a request will."""
+    rows = []
+    for name in report.memory["normal"].stages:
+        stages = [report.memory[memory].stages[name] for memory in MEMORY]
+        rows.append([name, *(_bytes(n) for s in stages for n in (s.weights_bytes, s.activations_bytes, s.total_bytes))])
+    head = [f"{memory}: {what}" for memory in MEMORY for what in ("weights", "activations", "in all")]
+    peaks = [f"{memory} {_bytes(p.peak_bytes)} ({p.peak_while})" for memory, p in report.memory.items()]
+    return [*_columns(["memory of", *head], rows), f"peak of a picture on the CPU: {', '.join(peaks)}"]
 
 
 def _sizes(sizes: SizeRange | None) -> str:

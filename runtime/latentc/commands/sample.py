@@ -18,6 +18,7 @@ from latentc.engines import load_engines
 from latentc.errors import RequestError
 from latentc.init_image import pixels_from_file
 from latentc.latents import latents_from_file
+from latentc.memory import Memory
 from latentc.noise import MAX_SEED
 from latentc.picture import grid, output_paths, parameters_text, quantise, write_png
 from latentc.progress import ProgressBar, Stopwatch
@@ -52,6 +53,7 @@ class Options:
     backend: str
     threads: int
     prologue: str
+    memory: Memory
     json: bool
 
 
@@ -75,6 +77,7 @@ class Report(msgspec.Struct, frozen=True):
     model_hash: str
     backend: str
     engines: bool  # whether built engines ran, not the graphs
+    memory: Memory
     timings_ms: dict[str, float]
 
 
@@ -99,12 +102,10 @@ def run(options: Options) -> None:
         stopwatch.lap("open")
         backend = opening.result()
     prologue = open_backend("onnxruntime", options.threads) if options.prologue == "cpu" else None
-    loaded = load_engines(bundle, backend, prologue)
+    loaded = load_engines(bundle, backend, options.memory, prologue)
     if loaded.reason is not None:
-        print(
-            f"latentc: the built engines are not used ({loaded.reason}); latentc build {options.bundle} renews them",
-            file=sys.stderr,
-        )
+        todo = f"; latentc build {options.bundle} renews them" if options.memory == "normal" else ""
+        print(f"latentc: the built engines are not used ({loaded.reason}){todo}", file=sys.stderr)
     stopwatch.lap("load")
 
     trajectory = trajectory_of_request(bundle, request, seed, first, pixels)
@@ -144,6 +145,7 @@ def run(options: Options) -> None:
         model_hash=bundle.model_hash,
         backend=backend.name,
         engines=loaded.built,
+        memory=options.memory,
         timings_ms=stopwatch.timings_ms(),
     )
     print(msgspec.json.encode(report).decode() if options.json else _line(report))

@@ -9,6 +9,7 @@ import msgspec
 from latentc.backends import open_backend
 from latentc.bundle import Bundle, hashed_files, manifest_of
 from latentc.errors import BundleError, ParityError, RequestError
+from latentc.memory import Memory
 from latentc.schema import Figure
 from latentc.verification import measured
 
@@ -21,6 +22,7 @@ class Options:
     backend: str
     threads: int
     prologue: str
+    memory: Memory
     json: bool
 
 
@@ -43,7 +45,7 @@ def run(options: Options) -> None:
     bundle, unlisted = _hashed(options)
     backend = open_backend(options.backend, options.threads)
     figures: list[Figure] = []
-    for figure in measured(bundle, backend):
+    for figure in measured(bundle, backend, options.memory):
         figures.append(figure)
         _say(options, f"{'ok' if figure.holds else 'FAIL':<6}{_words(figure)}")
     failed = [figure for figure in figures if not figure.holds]

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 from latentc.backends.onnxruntime import HostBuffer, OnnxRuntimeBackend
-from latentc.backends.protocol import Engine
-from latentc.bundle import GraphBytes, open_bundle
+from latentc.backends.protocol import Array, Engine
+from latentc.bundle import GraphBytes, map_file, open_bundle
 from latentc.errors import BackendError
 from onnx import TensorProto, helper
 
@@ -49,9 +49,9 @@ def graph_with_weights(location: str, where: str) -> bytes:
     return model.SerializeToString()
 
 
-def run(backend: OnnxRuntimeBackend, model: bytes) -> float:
+def run(backend: OnnxRuntimeBackend, model: bytes, mapped: bool = False) -> float:
     weights = np.full(COUNT, LISTED, np.float32).tobytes()
-    engine = backend.load_graph(GraphBytes("g", memoryview(model), "g.weights", memoryview(weights)))
+    engine = backend.load_graph(GraphBytes("g", memoryview(model), "g.weights", memoryview(weights)), mapped=mapped)
     x, y = backend.buffer((COUNT,), np.float32), backend.buffer((COUNT,), np.float32)
     engine.bind("x", x)
     engine.bind("y", y)
@@ -59,14 +59,16 @@ def run(backend: OnnxRuntimeBackend, model: bytes) -> float:
     return float(y.array[0])
 
 
+@pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("where", ["initialiser", "constant"])
-def test_listed_weights_are_read_from_memory(backend: OnnxRuntimeBackend, where: str) -> None:
-    assert run(backend, graph_with_weights("g.weights", where)) == LISTED
+def test_listed_weights_are_read_from_memory(backend: OnnxRuntimeBackend, where: str, mapped: bool) -> None:
+    assert run(backend, graph_with_weights("g.weights", where), mapped) == LISTED
 
 
+@pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("where", ["initialiser", "constant", "nested initialiser", "nested constant"])
 def test_no_model_can_name_another_file(
-    backend: OnnxRuntimeBackend, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: OnnxRuntimeBackend, where: str, mapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret, here = tmp_path / "secret.bin", tmp_path / "here"
     secret.write_bytes(np.full(COUNT, SECRET, np.float32).tobytes())
@@ -77,7 +79,7 @@ def test_no_model_can_name_another_file(
     locations = ["beside.bin", "./beside.bin", "../secret.bin", str(secret), "link.bin", "../here/beside.bin", "none"]
     for location in [*locations, "*/_ORT_MEM_ADDR_/*", f"../../../../../../../../..{secret}"]:
         with pytest.raises(BackendError, match="graph g cannot be loaded"):
-            run(backend, graph_with_weights(location, where))
+            run(backend, graph_with_weights(location, where), mapped)
 
 
 def test_the_output_is_written_in_place(backend: OnnxRuntimeBackend, pristine: Path) -> None:
@@ -137,3 +139,96 @@ def test_a_graph_that_is_no_graph_is_one_line(backend: OnnxRuntimeBackend) -> No
     with pytest.raises(BackendError) as caught:
         backend.load_graph(GraphBytes("bad", memoryview(b"not onnx"), "w", memoryview(b"")))
     assert "\n" not in str(caught.value)
+
+
+SIDE = 640  # a matrix of more than a megabyte: what is smaller may be folded
+
+
+def product(operator: str, dtype: type[np.generic]) -> tuple[GraphBytes, Array]:
+    """y [1, SIDE] = the sums of w [SIDE, SIDE] for x of ones, by a matrix product or a convolution; w is external.
+
+    An "island" is a product in single precision with a matrix in half.
+    """
+    w = np.random.default_rng(0).standard_normal((SIDE, SIDE)).astype(dtype)
+    shape = [SIDE, SIDE, 1, 1] if operator == "Conv" else [SIDE, SIDE]
+    kind = helper.np_dtype_to_tensor_dtype(w.dtype)
+    stored = np.ascontiguousarray(w.T if operator == "Conv" else w)  # a kernel's first axis is its output
+    weights = TensorProto(name="w", data_type=kind, dims=shape, data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", "g.weights"), ("offset", "0"), ("length", str(w.nbytes))):
+        weights.external_data.add(key=key, value=value)
+    outside = [1, SIDE, 1, 1] if operator == "Conv" else [1, SIDE]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, outside) for name in "xy")
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=kind),
+        helper.make_node(operator, ["h", "w"], ["p"]),
+        helper.make_node("Cast", ["p"], ["y"], to=TensorProto.FLOAT),
+    ]
+    if operator == "island":
+        cast = helper.make_node("Cast", ["w"], ["single"], to=TensorProto.FLOAT)
+        nodes = [cast, helper.make_node("MatMul", ["x", "single"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [x], [y], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return GraphBytes("g", memoryview(model.SerializeToString()), "g.weights", memoryview(stored.tobytes())), stored
+
+
+def bound(backend: OnnxRuntimeBackend, engine: Engine, operator: str) -> HostBuffer:
+    """Ones for x, and the buffer of y."""
+    shape = (1, SIDE, 1, 1) if operator == "Conv" else (1, SIDE)
+    x, y = backend.buffer(shape, np.float32), backend.buffer(shape, np.float32)
+    x.write(np.ones(shape, np.float32))
+    engine.bind("x", x)
+    engine.bind("y", y)
+    return y
+
+
+@pytest.mark.parametrize("optimise", [True, False])
+@pytest.mark.parametrize(
+    ("operator", "dtype"),
+    [
+        ("MatMul", np.float32),
+        ("MatMul", np.float16),
+        ("Conv", np.float32),
+        ("Conv", np.float16),
+        ("island", np.float16),
+    ],
+)
+def test_mapped_weights_are_not_copied(
+    tmp_path: Path, backend: OnnxRuntimeBackend, operator: str, dtype: type[np.generic], optimise: bool
+) -> None:
+    """What is written into the file afterwards is what the engine computes with: it has no copy. Others have one."""
+    graph, stored = product(operator, dtype)
+    path = tmp_path / "g.weights"
+    sums = stored.astype(np.float32).sum(axis=1 if operator == "Conv" else 0)
+    results = {}
+    for mapped in (True, False):
+        path.write_bytes(graph.weights)
+        on_disk = GraphBytes("g", graph.model, "g.weights", map_file(tmp_path, "g.weights"))
+        engine = backend.load_graph(on_disk, optimise=optimise or not mapped, mapped=mapped)
+        y = bound(backend, engine, operator)
+        engine.run()
+        np.testing.assert_allclose(y.read().ravel(), sums, rtol=2e-3, atol=4e-3)  # rounded to half, where it is
+        with path.open("r+b") as file:
+            file.write((stored + stored).tobytes())
+        engine.run()
+        results[mapped] = y.read().ravel()
+        engine.close()
+    np.testing.assert_allclose(results[True], 2 * sums, rtol=2e-3, atol=8e-3)
+    np.testing.assert_allclose(results[False], sums, rtol=2e-3, atol=4e-3)
+
+
+def test_a_closed_engine_says_so(backend: OnnxRuntimeBackend) -> None:
+    engine = backend.load_graph(product("MatMul", np.float32)[0], mapped=True)
+    y = bound(backend, engine, "MatMul")
+    engine.close()
+    for act in (engine.run, lambda: engine.bind("y", y)):
+        with pytest.raises(BackendError, match="graph g is closed: with little memory one request runs at a time"):
+            act()
+    engine.close()  # twice is no mistake
+
+
+def test_an_older_onnxruntime_cannot_map(backend: OnnxRuntimeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxruntime.__version__", "1.30.0")
+    graph, _ = product("MatMul", np.float32)
+    with pytest.raises(BackendError, match=r"onnxruntime 1\.30\.0 copies weights; --memory low needs 1\.31 or newer"):
+        backend.load_graph(graph, mapped=True)
+    backend.load_graph(graph)

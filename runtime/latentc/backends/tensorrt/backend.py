@@ -77,6 +77,11 @@ class TensorRTBackend:
         other.stream_lane = Lane(self._cuda)
         return other
 
+    def adopted(self, engine: Engine) -> Engine:
+        if not isinstance(engine, TensorRTEngine):
+            raise TypeError(f"{type(engine).__name__} is no engine of this backend")
+        return engine.in_lane(self.stream_lane)
+
     def now(self) -> DeviceInstant:
         return DeviceInstant(self.stream_lane)
 
@@ -84,8 +89,8 @@ class TensorRTBackend:
         free, total = self._cuda.free_and_total_bytes()
         return total - free
 
-    def load_graph(self, graph: GraphBytes, *, optimise: bool = True) -> Engine:
-        """An engine of a graph without symbolic dims, built on the spot."""
+    def load_graph(self, graph: GraphBytes, *, optimise: bool = True, mapped: bool = False) -> Engine:
+        """An engine of a graph without symbolic dims, built on the spot; its weights are always copies."""
         if not optimise:
             raise BackendError("TensorRT always optimises; graphs are run as they are written by --backend onnxruntime")
         plan = plan_of(self._library, graph, {}, self._options, None)

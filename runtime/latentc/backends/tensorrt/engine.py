@@ -70,7 +70,8 @@ class TensorRTEngine:
     """The bindings of a plan in one lane."""
 
     def __init__(self, plan: Plan, lane: Lane) -> None:
-        self._plan, self._lane = plan, lane
+        self._plan: Plan | None = plan
+        self._lane = lane
         self._bound: dict[str, DeviceBuffer] = {}
         self._contexts: OrderedDict[tuple[tuple[int, ...], ...], _Context] = OrderedDict()
         self._current: _Context | None = None
@@ -80,7 +81,7 @@ class TensorRTEngine:
     def bind(self, name: str, buffer: Buffer) -> None:
         if not isinstance(buffer, DeviceBuffer):
             raise TypeError(f"{type(buffer).__name__} is not a buffer of this backend")
-        plan = self._plan
+        plan = self._opened()
         dtype = plan.inputs.get(name) or plan.outputs.get(name)
         if dtype is None:
             names = ", ".join(sorted(plan.inputs.keys() | plan.outputs.keys()))
@@ -95,7 +96,7 @@ class TensorRTEngine:
         self._bound[name] = buffer
 
     def run(self) -> None:
-        plan, lane = self._plan, self._lane
+        plan, lane = self._opened(), self._lane
         state = self._current or self._context_for_shapes()
         after = self._set_addresses(state)
         lane.require_workspace(state.num_bytes)
@@ -108,11 +109,25 @@ class TensorRTEngine:
         for staged, target in after:
             target.copy_from(staged)
 
-    def in_lane(self, backend: Any) -> "TensorRTEngine":
-        return TensorRTEngine(self._plan, backend.stream_lane)
+    def close(self) -> None:
+        self._lane.never_record("with little memory the engines of a loop are not there at once")
+        self._lane.pool.synchronise()
+        self._contexts.clear()
+        self._current = None
+        self._bound.clear()
+        self._plan = None
+
+    def in_lane(self, lane: Lane) -> "TensorRTEngine":
+        """The same plan with bindings in another lane."""
+        return TensorRTEngine(self._opened(), lane)
+
+    def _opened(self) -> Plan:
+        if self._plan is None:
+            raise BackendError("the engine is closed: with little memory one request runs at a time")
+        return self._plan
 
     def _context_for_shapes(self) -> _Context:
-        plan = self._plan
+        plan = self._opened()
         missing = (plan.inputs.keys() | plan.outputs.keys()) - self._bound.keys()
         if missing:
             raise BackendError(f"graph {plan.name} has nothing bound to {', '.join(sorted(missing))}")
@@ -131,7 +146,7 @@ class TensorRTEngine:
         return state
 
     def _set_shapes(self, state: _Context) -> None:
-        plan = self._plan
+        plan = self._opened()
         plan.library.complaints()
         for name in plan.inputs:
             shape = self._bound[name].shape
@@ -152,7 +167,7 @@ class TensorRTEngine:
 
     def _set_addresses(self, state: _Context) -> list[tuple[DeviceBuffer, DeviceBuffer]]:
         """Tells the context what moved; returns the copies that must follow the run."""
-        plan, pool = self._plan, self._lane.pool
+        plan, pool = self._opened(), self._lane.pool
         after: list[tuple[DeviceBuffer, DeviceBuffer]] = []
         for name, buffer in self._bound.items():
             is_input = name in plan.inputs

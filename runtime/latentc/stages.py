@@ -1,0 +1,43 @@
+"""Engines that are not all in memory: one at a time, made when it is asked for.
+
+A request asks for its stages one after the other (text encoders, prompt, schedule, the loop, decode), so that what is
+held is the largest of them. It is a mapping like any other: who samples does not know which kind it was given.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from latentc.backends.protocol import Engine
+
+
+class OneAtATime(Mapping[str, Engine]):
+    """Engines by graph name. Asking for one closes the one that was asked for before; no two are open together."""
+
+    def __init__(self, names: tuple[str, ...], load: Callable[[str], Engine]) -> None:
+        self._names = names
+        self._load = load
+        self._open: tuple[str, Engine] | None = None
+
+    def __getitem__(self, name: str) -> Engine:
+        if self._open is not None and self._open[0] == name:
+            return self._open[1]
+        if name not in self._names:
+            raise KeyError(name)
+        self.close()
+        self._open = name, self._load(name)
+        return self._open[1]
+
+    def close(self) -> None:
+        """Closes the one that is open, if one is."""
+        if self._open is not None:
+            _, engine = self._open
+            self._open = None
+            engine.close()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # Mapping's own would load it
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
