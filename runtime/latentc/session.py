@@ -66,10 +66,7 @@ class Session:
             raise RequestError("with --memory low one request runs at a time; open the session with normal memory")
         lane = self.backend.lane()
         prologue = lane if self.prologue in (None, self.backend) else self.prologue.lane()
-        engines = {
-            name: (lane if name in LOOP else prologue).adopted(engine)
-            for name, engine in self.engines.items()
-        }
+        engines = {name: (lane if name in LOOP else prologue).adopted(engine) for name, engine in self.engines.items()}
         return replace(self, backend=lane, engines=engines, cache=PromptCache(), prologue=prologue)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from latentc.backends import open_backend
+from latentc.backends import open_backend, resolve_backend
 from latentc.bundle import Bundle, hashed_files, manifest_of
 from latentc.errors import BundleError, ParityError, RequestError
 from latentc.memory import Memory
@@ -43,9 +43,11 @@ def run(options: Options) -> None:
     if options.threads < 0:
         raise RequestError(f"--threads {options.threads} is out of range; give 1 or more")
     bundle, unlisted = _hashed(options)
-    backend = open_backend(options.backend, options.threads)
+    name = resolve_backend(options.backend, options.bundle)
+    backend = open_backend(name, options.threads)
+    graphs = backend if name == "onnxruntime" else open_backend("onnxruntime", options.threads)
     figures: list[Figure] = []
-    for figure in measured(bundle, backend, options.memory):
+    for figure in measured(bundle, backend, options.memory, graphs, options.prologue):
         figures.append(figure)
         _say(options, f"{'ok' if figure.holds else 'FAIL':<6}{_words(figure)}")
     failed = [figure for figure in figures if not figure.holds]

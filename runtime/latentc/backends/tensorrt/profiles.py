@@ -47,8 +47,8 @@ def profiles_of(manifest: Manifest, graph: str, options: EngineOptions) -> dict[
     dims = _dims(manifest, options)
     if graph == "schedule":
         dims = _of_all_calls(manifest, dims)
-    if graph == "prompt":  # runs branch by branch
-        dims["guidance_branches"] = Range(1, 1, 1)
+    if graph == "prompt":  # runs branch by branch; `latentc verify` runs it as a whole
+        dims["guidance_branches"] = Range(1, 1, dims["guidance_branches"].most)
     encoders = manifest.conditioning.encoders if isinstance(manifest.conditioning, TextConditioning) else ()
     lengths = [
         length

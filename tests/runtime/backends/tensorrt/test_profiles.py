@@ -89,7 +89,7 @@ def test_texts_and_tokens(manifest: Manifest) -> None:
         graphs={**manifest.graphs, **graphs},
     )
     assert shapes(text, "text_encoder", "input_ids") == ([1, 77], [1, 300], [8, 300])
-    assert shapes(text, "prompt", "hidden") == ([1, 1, 77, 8], [1, 1, 300, 8], [1, 4, 300, 8])
+    assert shapes(text, "prompt", "hidden") == ([1, 1, 77, 8], [1, 1, 300, 8], [2, 4, 300, 8])
 
 
 def test_every_shape_of_a_request_is_within(pristine: Path) -> None:
