@@ -37,9 +37,10 @@ def measured(
     """The figures of parity.json, measured again here; each is yielded when it is known.
 
     `graphs` is the backend that runs the graphs as they are written, where `backend` cannot (TensorRT): then its
-    engines, and its loop, are compared with these as well.
+    engines, and its loop, are compared with these as well. Without any, engines are compared with torch alone.
     """
-    graphs = backend if graphs is None else graphs
+    if graphs is None and not backend.needs_engines:
+        graphs = backend
     parity = bundle.parity()
     references = tensors_from_bytes(bundle.view(parity.references), parity.references)
     compared = {figure.tensor.partition("/")[0] for figure in parity.figures}
@@ -50,13 +51,15 @@ def measured(
         raise BundleError(f"{bundle.root}: parity.json must compare every graph and the trajectory; look at {odd}")
 
     def load_plain(name: str) -> Engine:
+        assert graphs is not None
         return graphs.load_graph(bundle.graph(name), optimise=False, mapped=memory == "low")
 
-    plain = OneAtATime(tuple(bundle.manifest.graphs), load_plain)
     made: dict[str, Array] = {}
-    against = "torch and the graph, run node by node"
-    yield from _components(parity, references, lambda _: graphs, plain, against, made)
-    plain.close()
+    if graphs is not None:
+        plain, runner = OneAtATime(tuple(bundle.manifest.graphs), load_plain), graphs
+        against = "torch and the graph, run node by node"
+        yield from _components(parity, references, lambda _: runner, plain, against, made)
+        plain.close()
     loaded = load_engines(bundle, backend, memory, graphs if prologue == "cpu" else None)
     how = "built engine" if loaded.built else "optimised graph"
 
@@ -65,14 +68,14 @@ def measured(
 
     built: dict[str, Array] = {}
     yield from _components(parity, references, runs, loaded.engines, f"torch and the {how}", built)
-    if graphs is not backend:
+    if graphs is not None and graphs is not backend:
         for figure in parity.figures:
             if figure.tensor in built:
                 against = f"the graph in {graphs.name} and the engine of {backend.name}"
                 yield _measured(figure, built[figure.tensor], made[figure.tensor], against)
     loop = _Loop(backend, loaded.engines, loaded.prologue)
     yield from _trajectory(bundle, parity, references, loop, f"torch's pipeline and the loop, {how}")
-    if graphs is not backend:
+    if graphs is not None and graphs is not backend:
         engines = load_engines(bundle, graphs, memory).engines
         against = f"the loop in {graphs.name} and in {backend.name}"
         yield from _trajectory(bundle, parity, references, loop, against, _Loop(graphs, engines, graphs))

@@ -1,8 +1,8 @@
 """A CUDA runtime on the host: device memory is host memory, streams are queues that run when they are waited for.
 
-Stricter than the real one where that finds mistakes: memory begins as NaN; every access must lie inside a live allocation;
-host memory is read and written when the stream runs, not when the copy is enqueued; what may not be done while a stream
-is captured is an error. `record` lists what was enqueued, launched and waited for.
+Stricter than the real one where that finds mistakes: memory begins as NaN; every access must lie inside a live
+allocation; host memory is read and written when the stream runs, not when the copy is enqueued; what may not be done
+while a stream is captured is an error. `record` lists what was enqueued, launched and waited for.
 """
 
 import ctypes

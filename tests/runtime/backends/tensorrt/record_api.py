@@ -1,4 +1,4 @@
-"""Writes api/VERSION.json: the names and signatures of a real TensorRT binding, read without a GPU and without TensorRT.
+"""Writes api/VERSION.json: names and signatures of a real TensorRT binding, read without a GPU and without TensorRT.
 
     pip download --no-deps --only-binary=:all: --python-version 3.11 --platform manylinux_2_28_x86_64 \
         --platform manylinux_2_17_x86_64 tensorrt-cu12-bindings==10.3.0
@@ -6,8 +6,10 @@
     python3.11 tests/runtime/backends/tensorrt/record_api.py wheel/tensorrt_bindings tests/runtime/backends/tensorrt/api
 
 The binding wheels of 10.x and 11.x come without the libraries (those are gigabytes). What a binding needs of them is
-needed only when it is called: here each library is a stub whose functions abort, and classes can be looked at. A binding
-whose libraries are there (8.6) is imported as it is: give `--real`. Needs gcc, nm and objdump.
+needed only when it is called: here each library is a stub whose functions abort, and classes can be looked at. A
+binding whose libraries are there is imported as it is: give `--real`. Needs gcc, nm and objdump. The wheels that the
+tables were read off: tensorrt-bindings 8.6.1, tensorrt-cu12-bindings 10.3.0, 10.13.3.9 and 11.4.0.106,
+tensorrt-lean-cu12-bindings 10.3.0 and 11.4.0.106.
 """
 
 import json
@@ -41,7 +43,8 @@ for name in classes:
     if hasattr(trt, name):
         members = {k: signature(getattr(getattr(trt, name), k)) for k in dir(getattr(trt, name)) if k[0] != "_"}
         members["__init__"] = signature(getattr(trt, name).__init__)
-        found["classes"][name] = {k: v[0] if v else "" for k, v in sorted(members.items()) if k[:4] != "add_" or "profile" in k}
+        kept = {k: v[0] if v else "" for k, v in sorted(members.items()) if k[:4] != "add_" or "profile" in k}
+        found["classes"][name] = kept
 for name in enums:
     if hasattr(trt, name):
         found["enums"][name] = sorted(getattr(trt, name).__members__)

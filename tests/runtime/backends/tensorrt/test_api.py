@@ -149,5 +149,6 @@ def test_the_lean_binding_that_is_installed_has_what_is_called() -> None:
     if importlib.util.find_spec("tensorrt_lean") is None:
         pytest.skip("tensorrt_lean is not installed: 46 MB, looked at in api/*.json instead")
     # In a process of its own: a Runtime must never be made where there is no GPU, and nothing here may try.
-    script = f"import tensorrt_lean as t\nfor c, ms in {RUNS!r}.items():\n for m in ms: assert hasattr(getattr(t, c), m), (c, m)"
+    check = "for c, ms in names.items():\n for m in ms: assert hasattr(getattr(t, c), m), (c, m)"
+    script = f"import tensorrt_lean as t\nnames = {RUNS!r}\n{check}"
     subprocess.run([sys.executable, "-c", script], check=True)

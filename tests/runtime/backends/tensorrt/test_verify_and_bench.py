@@ -46,6 +46,29 @@ def test_verify_compares_engines_with_torch_and_with_the_graphs(
     assert on_cpu == [200.0], "the fake computes as ONNX Runtime does"
 
 
+def test_verify_without_onnx_runtime_compares_with_torch_alone(
+    machine: Machine, bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine("10.3.0")
+    built(bundle)
+    from latentc.commands import verify
+    from latentc.errors import BackendError
+
+    opened = verify.open_backend
+
+    def only_tensorrt(name: str, threads: int) -> object:
+        if name == "onnxruntime":
+            raise BackendError("backend onnxruntime is not installed")
+        return opened(name, threads)
+
+    monkeypatch.setattr(verify, "open_backend", only_tensorrt)
+    assert main(["verify", str(bundle), "--backend", "tensorrt"]) == 0
+    said = capsys.readouterr().out
+    assert "note  engines are compared with torch's outputs alone, not with the graphs: backend onnxruntime" in said
+    assert said.count("(torch and the built engine)") == 2
+    assert "node by node" not in said
+
+
 def test_verify_fails_where_an_engine_computes_something_else(
     machine: Machine, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
