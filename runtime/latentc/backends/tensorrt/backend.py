@@ -30,7 +30,7 @@ class TensorRTBackend:
     def __init__(self, library: Library, cuda: Cuda, options: EngineOptions) -> None:
         self._library, self._cuda, self._options = library, cuda, options
         self._device = cuda.device()
-        self._runtime = library.module.Runtime(library.log)
+        self._runtime = library.make("Runtime", library.log)
         # A plan may bring host code; what a user hands in is never allowed to.
         self._runtime.engine_host_code_allowed = False
         self.stream_lane = Lane(cuda)
@@ -94,7 +94,7 @@ class TensorRTBackend:
         if not optimise:
             raise BackendError("TensorRT always optimises; graphs are run as they are written by --backend onnxruntime")
         plan = plan_of(self._library, graph, {}, self._options, None)
-        return self._engine(graph.name, memoryview(plan), None, graph)
+        return self._engine(graph.name, plan, None, graph)
 
     def build_engine(self, graph: GraphBytes, directory: Path, manifest: Manifest) -> list[str]:
         profiles = profiles_of(manifest, graph.name, self._options)
@@ -105,10 +105,9 @@ class TensorRTBackend:
             weight_streaming=self._options.weight_streaming,
             profiles={name: (shapes.least, shapes.best, shapes.most) for name, shapes in profiles.items()},
         )
-        files = {f"{graph.name}.plan": plan, f"{graph.name}.json": msgspec.json.encode(record)}
-        for file, content in files.items():
-            (directory / file).write_bytes(content)
-        return list(files)
+        (directory / f"{graph.name}.plan").write_bytes(plan)
+        (directory / f"{graph.name}.json").write_bytes(msgspec.json.encode(record))
+        return [f"{graph.name}.plan", f"{graph.name}.json"]
 
     def load_engine(self, name: str, files: dict[str, memoryview], graph: GraphBytes) -> Engine:
         record = record_from_bytes(files[f"{name}.json"], name)

@@ -34,8 +34,11 @@ def plan_of(
     profiles: Mapping[str, Profile],
     options: EngineOptions,
     timings: tuple[Path, str] | None,
-) -> bytes:
-    """The plan of `graph`; `timings` is the directory and target of the timing cache, None to do without one."""
+) -> memoryview:
+    """The plan of `graph`, in memory of TensorRT's.
+
+    `timings` is the directory and target of the timing cache, None to do without one.
+    """
     check_options(library, options)
     network = network_from_graph(library, graph)
     config = network.builder.create_builder_config()
@@ -51,7 +54,7 @@ def plan_of(
         raise BackendError(builder_complaint(library.complaints(), graph.name, network.onnx))
     if timings is not None:
         keep_timing_cache(config, *timings)
-    return bytes(memoryview(plan))
+    return memoryview(plan)
 
 
 def check_options(library: Library, options: EngineOptions) -> None:

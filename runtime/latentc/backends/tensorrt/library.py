@@ -34,6 +34,15 @@ class Library:
         """`enum.member`; to be asked for after `has`."""
         return getattr(self.module, enum).__members__[member]
 
+    def make(self, name: str, *arguments: Any) -> Any:
+        """An object of the class `name`; BackendError where TensorRT makes none."""
+        self.complaints()
+        try:
+            return getattr(self.module, name)(*arguments)
+        except TypeError as error:  # "factory function returned nullptr" (8.6 without a driver)
+            reason = "; ".join(self.complaints()) or str(error)
+            raise BackendError(f"TensorRT {self.version} makes no {name}: {reason}") from None
+
     def complaints(self) -> list[str]:
         """What was logged as an error since the last call."""
         taken = list(self.log.errors)

@@ -36,12 +36,9 @@ class Network:
 
 def network_from_graph(library: Library, graph: GraphBytes) -> Network:
     """Parses `graph`; BackendError names the node that TensorRT cannot read."""
-    trt = library.module
     onnx = read_onnx(graph.model, graph.name)
     check_locations(graph, onnx)
-    builder = trt.Builder(library.log)
-    if builder is None:
-        raise BackendError(f"TensorRT makes no builder: {'; '.join(library.complaints()) or 'it gives no reason'}")
+    builder = library.make("Builder", library.log)
     flags, strongly_typed = 0, True
     if library.has("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"):
         flags = 1 << int(library.member("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"))
@@ -49,7 +46,7 @@ def network_from_graph(library: Library, graph: GraphBytes) -> Network:
         strongly_typed = False
         flags = 1 << int(library.member("NetworkDefinitionCreationFlag", "EXPLICIT_BATCH"))
     definition = builder.create_network(flags)
-    parser = trt.OnnxParser(definition, library.log)
+    parser = library.make("OnnxParser", definition, library.log)
     path = "" if graph.path is None else str(graph.path)
     if not parser.parse(bytes(graph.model), path):
         complaint = parser_complaint(parser, graph.name, onnx)

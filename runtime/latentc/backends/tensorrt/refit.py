@@ -31,21 +31,26 @@ def refit(library: Library, engine: Any, graph: GraphBytes) -> None:
     trt = library.module
     onnx = read_onnx(graph.model, graph.name)
     check_locations(graph, onnx)
-    refitter = trt.Refitter(engine, library.log)
+    refitter = library.make("Refitter", engine, library.log)
+    kept: list[Any] = []
     if hasattr(trt, "OnnxParserRefitter"):
-        parser = trt.OnnxParserRefitter(refitter, library.log)
+        parser = library.make("OnnxParserRefitter", refitter, library.log)
         path = "" if graph.path is None else str(graph.path)
         if not parser.refit_from_bytes(bytes(graph.model), path):
             raise BackendError(f"graph {graph.name}: its weights do not fit its engine: {_reason(library, parser)}")
         check_weights_again(graph, onnx)
     else:
-        _set_by_name(trt, refitter, graph, {tensor.name: tensor for tensor in onnx.initialisers})
-    if not refitter.refit_cuda_engine():
+        kept = _set_by_name(trt, refitter, graph, {tensor.name: tensor for tensor in onnx.initialisers})
+    filled = refitter.refit_cuda_engine()
+    del kept
+    if not filled:
         reason = "; ".join(library.complaints()) or f"missing {', '.join(refitter.get_missing_weights()[:5])}"
         raise BackendError(f"graph {graph.name}: its engine cannot be filled with weights: {reason}")
 
 
-def _set_by_name(trt: Any, refitter: Any, graph: GraphBytes, tensors: dict[str, Initialiser]) -> None:
+def _set_by_name(trt: Any, refitter: Any, graph: GraphBytes, tensors: dict[str, Initialiser]) -> list[Any]:
+    """Names the weights to the refitter, which reads them later: what is returned must live until then."""
+    kept = []
     for name in refitter.get_missing_weights():
         if name not in tensors:
             raise BackendError(
@@ -53,8 +58,10 @@ def _set_by_name(trt: Any, refitter: Any, graph: GraphBytes, tensors: dict[str, 
                 "build without --strip-weights"
             )
         values = _values(tensors[name], graph)
-        if not refitter.set_named_weights(name, trt.Weights(values)):
+        kept += [values, trt.Weights(values)]
+        if not refitter.set_named_weights(name, kept[-1]):
             raise BackendError(f"graph {graph.name}: the engine does not take the weights {name!r}")
+    return kept
 
 
 def _values(tensor: Initialiser, graph: GraphBytes) -> np.ndarray[Any, Any]:

@@ -173,6 +173,18 @@ def test_no_gpu_is_one_line(machine: Machine, bundle: Path) -> None:
         open_backend("tensorrt")
 
 
+def test_what_tensorrt_does_not_make_is_one_line(machine: Machine, bundle: Path) -> None:
+    """8.6.1's Builder without a driver: TypeError, pybind11::init(): factory function returned nullptr."""
+    _, module = machine("8.6.1")
+
+    def nothing(logger: object) -> None:
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    module.Builder = nothing
+    with pytest.raises(BackendError, match=r"TensorRT 8.6.1 makes no Builder: pybind11::init\(\): factory function"):
+        built(bundle)
+
+
 def test_too_little_memory_is_one_line(machine: Machine, bundle: Path) -> None:
     machine("10.3.0", cuda=FakeCuda(total=20_000))
     session = built(bundle)

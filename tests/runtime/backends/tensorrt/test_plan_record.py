@@ -39,7 +39,8 @@ def test_refusals(built: dict[str, str], options: dict[str, str], word: str | No
 def test_everything_that_differs_is_named() -> None:
     built = {"tensorrt": "11.4.0.106", "gpu": "H100", "compute_capability": "9.0", "machine": "x86_64"}
     assert refusal_of(built, HERE, {}, lean=False) == (
-        "they are for another TensorRT and GPU and compute capability and machine: built for TensorRT 11.4.0.106 on H100 "
+        "they are for another TensorRT and GPU and compute capability and machine: "
+        "built for TensorRT 11.4.0.106 on H100 "
         "(compute capability 9.0, x86_64); here is TensorRT 10.3.0 on Orin (compute capability 8.7, aarch64)"
     )
 
