@@ -27,6 +27,14 @@ _FLAGS = (
     ("weight_streaming", ("WEIGHT_STREAMING",), "10.0"),
 )
 
+_PREVIEWS = (
+    # Contexts for several shapes and several lanes share the one profile: 8.6 forbids it by default, 10 allows it, 11
+    # has no such switch any more.
+    "PROFILE_SHARING_0806",
+    # Small shapes take little memory, though the profile allows large ones (10.10 and newer).
+    "RUNTIME_ACTIVATION_RESIZE_10_10",
+)
+
 
 def plan_of(
     library: Library,
@@ -81,6 +89,9 @@ def _configure(library: Library, config: Any, network: Network, options: EngineO
         if has_half(network.onnx):
             config.set_flag(library.member("BuilderFlag", "FP16"))
         config.set_flag(library.member("BuilderFlag", "OBEY_PRECISION_CONSTRAINTS"))
+    for feature in _PREVIEWS:
+        if library.has("PreviewFeature", feature):
+            config.set_preview_feature(library.member("PreviewFeature", feature), True)
     for option, flags, _ in _FLAGS:
         if getattr(options, option):
             for flag in flags:

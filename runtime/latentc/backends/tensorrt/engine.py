@@ -138,7 +138,7 @@ class TensorRTEngine:
                 self._lane.forget_recordings()
                 self._lane.pool.synchronise()
                 self._contexts.popitem(last=False)
-            state = _Context(_create_context(plan.library, plan.engine))
+            state = _Context(_create_context(plan.library, plan.engine, self._lane))
             self._set_shapes(state)
             self._contexts[shapes] = state
         self._contexts.move_to_end(shapes)
@@ -199,7 +199,7 @@ def _narrows(given: np.dtype[Any], wanted: np.dtype[Any], is_input: bool) -> boo
     return is_input and given == np.int64 and wanted == np.int32
 
 
-def _create_context(library: Library, engine: Any) -> Any:
+def _create_context(library: Library, engine: Any, lane: Lane) -> Any:
     """A context without scratch memory of its own."""
     library.complaints()
     if library.has("ExecutionContextAllocationStrategy", "USER_MANAGED"):
@@ -208,6 +208,11 @@ def _create_context(library: Library, engine: Any) -> Any:
         context = engine.create_execution_context_without_device_memory()
     if context is None:
         raise BackendError(f"TensorRT makes no execution context: {_why(library)}")
+    # The first context of an engine takes profile 0 by itself; on 8.6 the others have none (-1).
+    if context.active_optimization_profile != 0:
+        if not context.set_optimization_profile_async(0, int(lane.stream)):
+            raise BackendError(f"TensorRT does not let contexts share a profile: {_why(library)}")
+        lane.pool.synchronise()
     return context
 
 

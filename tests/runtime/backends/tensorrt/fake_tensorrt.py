@@ -59,6 +59,7 @@ class World:
         self.module, self.cuda, self.version = module, cuda, version
         self.builds: list[dict[str, object]] = []  # the configuration of every build
         self.build_error: str | None = None
+        self.shares_profiles = "FASTER_DYNAMIC_SHAPES_0805" not in module.PreviewFeature.__members__  # not on 8.6
         module.world = self
 
     def enum(self, name: str, member: str) -> enum.IntEnum:
@@ -243,6 +244,10 @@ class IBuilderConfig(Base):
         self.set_flags, self.profile, self.cache = {"TF32"}, None, None
         self.pools, self.builder_optimization_level, self.hardware_compatibility_level = {}, None, None
         self.monitor = None
+        self.previews = {}
+
+    def set_preview_feature(self, feature, enable):
+        self.previews[feature.name] = enable
 
     def set_flag(self, flag):
         self.set_flags.add(flag.name)
@@ -315,6 +320,7 @@ class Builder(Base):
             "version": self.world.version,
             "flags": sorted(config.set_flags),
             "profiles": config.profile.shapes if config.profile else {},
+            "previews": config.previews,
             "pools": config.pools,
             "level": config.builder_optimization_level,
             "cache": (config.cache.data.decode() if config.cache else None),
@@ -351,7 +357,7 @@ class ICudaEngine(Base):
         self.missing = (
             {tensor.name for tensor in self.proto.graph.initializer} if "STRIP_PLAN" in head["flags"] else set()
         )
-        self.budget = None
+        self.budget, self.contexts = None, 0
         self.tensors = [(value, "INPUT") for value in self.proto.graph.input]
         self.tensors += [(value, "OUTPUT") for value in self.proto.graph.output]
         self._session = None
@@ -452,12 +458,24 @@ class IExecutionContext(Base):
     def __init__(self, engine):
         self.engine, self.shapes, self.addresses = engine, {}, {}
         self.memory, self.warm, self.outputs = (0, 0), False, None
+        engine.contexts += 1
+        self.profile = 0 if engine.contexts == 1 or self.engine.world.shares_profiles else -1
 
     def _complain(self, text):
         self.engine.logger.log(ILogger.Severity.ERROR, text)
         return False
 
+    @property
+    def active_optimization_profile(self):
+        return self.profile
+
+    def set_optimization_profile_async(self, profile_index, stream_handle):
+        shared = self.engine.world.shares_profiles or self.engine.head["previews"].get("PROFILE_SHARING_0806")
+        self.profile = profile_index if shared else self.profile
+        return bool(shared)
+
     def set_input_shape(self, name, shape):
+        assert self.profile == 0, "a context without a profile"
         bounds = self.engine.head["profiles"].get(name)
         fits = bounds is None or all(
             low <= size <= high for low, size, high in zip(bounds[0], shape, bounds[2], strict=True)

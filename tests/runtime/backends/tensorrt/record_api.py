@@ -28,7 +28,7 @@ CLASSES = (
 ENUMS = (
     "BuilderFlag", "NetworkDefinitionCreationFlag", "MemoryPoolType", "HardwareCompatibilityLevel", "TensorIOMode",
     "ExecutionContextAllocationStrategy", "DataType", "EngineCapability", "TensorLocation", "WeightsRole",
-    "OnnxParserFlag",
+    "OnnxParserFlag", "PreviewFeature",
 )  # fmt: skip
 
 INTROSPECT = """

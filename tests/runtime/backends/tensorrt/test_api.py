@@ -32,7 +32,14 @@ RUNS = {
         "get_tensor_name",
         "num_io_tensors",
     ],
-    "IExecutionContext": ["execute_async_v3", "get_tensor_shape", "set_input_shape", "set_tensor_address"],
+    "IExecutionContext": [
+        "active_optimization_profile",
+        "set_optimization_profile_async",
+        "execute_async_v3",
+        "get_tensor_shape",
+        "set_input_shape",
+        "set_tensor_address",
+    ],
     "ILogger": ["Severity", "log"],
     "Refitter": ["get_missing_weights", "refit_cuda_engine", "set_named_weights"],
 }
@@ -42,7 +49,8 @@ BUILDS = {
     ],
     "IBuilderConfig": [
         "add_optimization_profile", "builder_optimization_level", "clear_flag", "create_timing_cache",
-        "get_timing_cache", "hardware_compatibility_level", "set_flag", "set_memory_pool_limit", "set_timing_cache",
+        "get_timing_cache", "hardware_compatibility_level", "set_flag", "set_memory_pool_limit", "set_preview_feature",
+        "set_timing_cache",
     ],
     "INetworkDefinition": ["get_input", "get_layer", "num_inputs", "num_layers"],
     "OnnxParser": ["get_error", "num_errors", "parse"],

@@ -38,6 +38,9 @@ def test_flags(machine: Machine, bundle: Path, version: str) -> None:
     for config in build(machine, bundle, version):
         obey = ["OBEY_PRECISION_CONSTRAINTS"] if version == "8.6.1" else []
         assert config["flags"] == obey, "TF32 must be off, and nothing else on"
+        sharing = [] if version == "11.4.0.106" else ["PROFILE_SHARING_0806"]
+        resizing = ["RUNTIME_ACTIVATION_RESIZE_10_10"] if version in ("10.13.3.9", "11.4.0.106") else []
+        assert config["previews"] == dict.fromkeys(sharing + resizing, True)
         assert config["pools"] == {}
         assert config["level"] is None
 
