@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import onnx_ir as ir
 import torch
 from diffusers import (
     FluxTransformer2DModel,
@@ -28,9 +29,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # the class is public 
 
 from benchmarks.hoisting_trace import make_weights_lazy
 from export.compile import LOOP_INPUTS, SCHEDULE_INPUTS, typical_dims
-from export.hoist import CostModel, InputClass, partition
+from export.hoist import CostModel, InputClass, Partition, partition
 from export.passes.pipeline import clean_graph
-from export.step import fuse_step
+from export.step import FusedStep, fuse_step
 from export.trace import trace_denoise
 from models.flux.modules import FluxDenoiser
 from models.latent_diffusion import GRID_COLUMNS, GRID_ROWS, GUIDANCE, LatentDiffusion, SizeRange
@@ -148,6 +149,19 @@ def sdxl_unet() -> UNet2DConditionModel:
 
 def counted(model: Published) -> Counted:
     """Traces, cleans and cuts one denoiser."""
+    step, graph = traced(model)
+    report = cut(step, clean_graph(graph, "onnxruntime")).report
+    return Counted(
+        model=model.name,
+        case=model.case,
+        parameters_before=report.whole.parameters,
+        parameters_after=report.parts["denoise"].parameters,
+        nodes=report.whole.nodes,
+    )
+
+
+def traced(model: Published) -> tuple[FusedStep, ir.Model]:
+    """The denoise graph of one model, with weights that nothing has been done to yet, and the step that it is of."""
     with FakeTensorMode():
         step = fuse_step(
             LatentDiffusion(
@@ -168,7 +182,11 @@ def counted(model: Published) -> Counted:
         )
         graph = trace_denoise(step, {name: torch.randn(2, *shape) for name, shape in model.texts.items()})
     make_weights_lazy(graph)
-    clean = clean_graph(graph, "onnxruntime")
+    return step, graph
+
+
+def cut(step: FusedStep, clean: ir.Model) -> Partition:
+    """What an export with the default solver would take out of the loop."""
     classes = {
         value.name or "": InputClass.LOOP
         if value.name in LOOP_INPUTS
@@ -178,14 +196,7 @@ def counted(model: Published) -> Counted:
         for value in clean.graph.inputs
     }
     cost_model = CostModel(dims=typical_dims(step, STEPS), steps=STEPS)
-    report = partition(clean, classes, cost_model, check_rows=False).report
-    return Counted(
-        model=model.name,
-        case=model.case,
-        parameters_before=report.whole.parameters,
-        parameters_after=report.parts["denoise"].parameters,
-        nodes=report.whole.nodes,
-    )
+    return partition(clean, classes, cost_model, check_rows=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,6 +13,7 @@ def machine() -> dict[str, object]:
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "load_1_5_15_min": [round(load, 1) for load in os.getloadavg()],
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},

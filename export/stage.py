@@ -19,7 +19,6 @@ import os
 import re
 import shutil
 import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,7 +66,7 @@ class Stage:
         if old.exists() and not self._target.exists():  # killed between the two renames of `_replace`
             old.rename(self._target)
         found = key_file.read_bytes() if key_file.is_file() else b""
-        if found == key.encode():
+        if found == key.encode() and self.directory.is_dir():
             for path in self.directory.iterdir():
                 if path.name != "graphs":  # all but weights is quickly made again
                     _remove(path)
@@ -92,9 +91,9 @@ class Stage:
 
     def remove(self) -> None:
         """Removes all, the lock last."""
-        for path in sorted(self._root.iterdir(), key=lambda path: path.name == "lock"):
-            _remove(path)
-        with contextlib.suppress(OSError):  # not empty: another writer came as the lock went
+        with contextlib.suppress(OSError):  # not empty: another writer came as the lock went; or it is gone already
+            for path in sorted(self._root.iterdir(), key=lambda path: path.name == "lock"):
+                _remove(path)
             self._root.rmdir()
 
 
@@ -133,14 +132,6 @@ def open_stage(target: Path, key: str) -> Iterator[Stage]:
         stage.remove()
     finally:
         os.close(lock)
-
-
-@contextlib.contextmanager
-def staged_directory(target: Path) -> Iterator[Path]:
-    """Yields an empty directory; on success it replaces `target`. Nothing of it is ever continued."""
-    with open_stage(target, uuid.uuid4().hex) as stage:
-        yield stage.directory
-        stage.commit()
 
 
 def _lock(root: Path, target: Path) -> int:

@@ -15,7 +15,6 @@ import safetensors.numpy
 from latentc import schema
 from latentc.bundle import MANIFEST, PARITY
 
-from export.graph_files import write_graphs as write_graphs
 from export.manifest import table_record, tokenizer_file
 from export.solver_table import SolverTable
 from models.latent_diffusion import LatentDiffusion

@@ -2,8 +2,10 @@
 
 import contextlib
 import hashlib
+import io
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -162,6 +164,22 @@ def test_progress_counts_kept_bytes_once(interrupted: Path) -> None:
         for place in file.missing:
             file.write(np.zeros(place.shape, np.float32), counts.append)
         assert sum(counts) + kept == file.num_bytes == file.kept_bytes
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_bar_shows_bytes_and_begins_at_what_is_kept(interrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """About half of the file is kept: the bar of the weights never shows less, that of the check reads only that."""
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    write_graphs(interrupted, {"sum": counted_graph([])}, interrupted.parent / "work")
+    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    percents = [int(found) for found in re.findall(r"weights:\s+(\d+)%", shown)]
+    assert percents[0] in range(40, 60), shown
+    assert re.search(r"weights: .*\d\.\d+M/10\.\dM \[.*B/s\]", shown), shown
+    assert re.search(r"check: .*/4\.\d+M \[", shown), shown
 
 
 def test_results_are_whole_or_none(tmp_path: Path) -> None:

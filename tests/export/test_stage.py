@@ -1,22 +1,33 @@
 """A staged directory appears whole or not at all, belongs to one writer, and is continued where that helps."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from latentc.errors import LatentcError, ParityError
 
 from export import stage as stage_module
-from export.stage import open_stage, staged_directory
+from export.stage import open_stage
 from models.latent_diffusion import SourceError
 
 
 def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
+
+
+@contextlib.contextmanager
+def staged_directory(target: Path) -> Iterator[Path]:
+    """A writer that continues nothing, and commits."""
+    with open_stage(target, uuid.uuid4().hex) as stage:
+        yield stage.directory
+        stage.commit()
 
 
 def interrupt(target: Path, key: str, error: BaseException) -> None:
@@ -148,13 +159,14 @@ def test_a_file_system_that_cannot_exchange(tmp_path: Path, monkeypatch: pytest.
 WRITER = """
 import sys
 from pathlib import Path
-from export.stage import staged_directory
+from export.stage import open_stage
 content = 0
 while True:
     content += 1
-    with staged_directory(Path(sys.argv[1])) as stage:
+    with open_stage(Path(sys.argv[1]), str(content)) as stage:
         for name in "abcdefgh":
-            (stage / name).write_text(str(content))
+            (stage.directory / name).write_text(str(content))
+        stage.commit()
     print(content, flush=True)
 """
 
