@@ -79,27 +79,33 @@ class Sampling:
 
     def decode(self) -> npt.NDArray[np.float32]:
         """The pictures, float32 [B, 3, height, width] in [0, 1]; to be called after the last step."""
-        self._run_decoder()
-        return self._picture()
+        self.run_decoder()
+        return self.picture()
 
     def draw(self) -> npt.NDArray[np.float32]:
         """All steps and the decoder, with nothing in between: a backend that records loops replays them as one."""
+        self.replay()
+        return self.picture()
+
+    def replay(self) -> None:
+        """All steps and the decoder, enqueued or replayed; `picture` waits for them."""
 
         def loop() -> None:
             for _ in self.steps():
                 pass
-            self._run_decoder()
+            self.run_decoder()
 
         self._memory.replay(loop)
-        return self._picture()
 
-    def _run_decoder(self) -> None:
+    def run_decoder(self) -> None:
+        """Runs, or enqueues, the decoder on the history as it is."""
         decode = self._engines["decode"]
         for name, buffer in self._around.items():
             decode.bind(name, buffer)
         decode.run()
 
-    def _picture(self) -> npt.NDArray[np.float32]:
+    def picture(self) -> npt.NDArray[np.float32]:
+        """What the decoder has made, on the host."""
         return self._around["image"].read().astype(np.float32, copy=False)
 
 
