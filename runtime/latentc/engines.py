@@ -16,7 +16,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,24 +25,24 @@ import msgspec
 
 from latentc.backends import open_backend
 from latentc.backends.protocol import Backend, Engine
-from latentc.bundle import ENGINES, Bundle, hashed_files, read_sealed
+from latentc.bundle import ENGINES, Bundle
+from latentc.engine_record import (
+    RECORD,
+    EngineRecord,
+    checked_files,
+    files_of,
+    graphs_sha256,
+    is_current,
+    record_of,
+    reusable,
+)
 from latentc.errors import BackendError, BundleError
 from latentc.memory import Memory
-from latentc.schema import FileRecord, Strict
+from latentc.schema import FileRecord
 from latentc.stages import OneAtATime
 
-RECORD = "engine.json"
 LOOP = frozenset({"denoise", "decode", "encode"})  # all other graphs are the prologue's
 _STAGE = ".stage-"
-
-
-class EngineRecord(Strict, frozen=True):
-    """BUNDLE/engines/TARGET/engine.json."""
-
-    key: dict[str, str]  # what the backend says that an engine depends on
-    graphs_sha256: dict[str, dict[str, str]]  # graph: {file of the bundle: sha256}
-    files: dict[str, FileRecord]
-    options: dict[str, str] = msgspec.field(default_factory=dict)  # what was asked of the build
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def load_engines(
         reason = "--memory low reads the graphs' own weights" if built else None
         return _one_at_a_time(bundle, backend, prologue, None, reason)
     try:
-        found, reason = _files_of(bundle, backend), None
+        found, reason = files_of(bundle, backend), None
     except BundleError as error:
         found, reason = None, str(error)
     if found is not None:
@@ -137,8 +136,8 @@ def is_up_to_date(bundle: Bundle, backend: Backend) -> bool:
         directory = bundle.root / ENGINES / backend.target
         if not directory.exists():
             return False
-        record = _record_of(directory)
-        return _is_current(record, backend) and bool(_checked_files(bundle, directory, record))
+        record = record_of(directory)
+        return is_current(record, backend) and bool(checked_files(bundle, directory, record))
     except BundleError:
         return False
 
@@ -170,7 +169,7 @@ def build_engines(bundle: Bundle, backend: Backend) -> Path:
 
 
 def _write(stage: Path, bundle: Bundle, backend: Backend) -> None:
-    graphs, old = _graphs_sha256(bundle), _reusable(bundle, backend)
+    graphs, old = graphs_sha256(bundle), reusable(bundle, backend)
     names: list[str] = []
     on_cpu = backend.build_options().get("prologue") == "cpu"
     for graph in bundle.manifest.graphs:
@@ -192,87 +191,6 @@ def _write(stage: Path, bundle: Bundle, backend: Backend) -> None:
     encoded = msgspec.json.encode(record)
     (stage / RECORD).write_bytes(encoded)
     (stage / f"{RECORD}.sha256").write_text(f"{hashlib.sha256(encoded).hexdigest()}  {RECORD}\n")
-
-
-def _reusable(bundle: Bundle, backend: Backend) -> dict[str, dict[str, memoryview]]:
-    """The files of this machine's engines whose graphs have not changed since, by graph; none with another key."""
-    directory = bundle.root.resolve() / ENGINES / backend.target
-    if not backend.needs_engines or not directory.exists():  # others are made in less time than they are hashed
-        return {}
-    try:
-        record = _record_of(directory)
-        if not _is_current(record, backend):
-            return {}
-        graphs = _graphs_sha256(bundle)
-        same = {graph for graph, hashes in graphs.items() if record.graphs_sha256.get(graph) == hashes}
-        files: dict[str, dict[str, memoryview]] = {}
-        for file, view, problem in hashed_files(directory, record.files):
-            graph = file.rpartition(".")[0]
-            if problem is None and graph in same:
-                files.setdefault(graph, {})[file] = view
-        recorded = Counter(file.rpartition(".")[0] for file in record.files)
-        return {graph: views for graph, views in files.items() if len(views) == recorded[graph]}
-    except BundleError:
-        return {}
-
-
-def _files_of(bundle: Bundle, backend: Backend) -> tuple[EngineRecord, dict[str, memoryview]] | None:
-    """The record and hashed files of this machine's engines; None if there are none, BundleError if they cannot run."""
-    root = bundle.root.resolve()
-    if not (root / ENGINES).exists():
-        return None
-    if (root / ENGINES).is_symlink():
-        raise BundleError(f"{root / ENGINES} is a link")
-    own = root / ENGINES / backend.target
-    others = sorted(path for path in (root / ENGINES).glob(backend.targets) if path.is_dir() and path != own)
-    problems: list[str] = []
-    for directory in [own, *others]:
-        if not directory.exists():
-            continue
-        try:
-            if directory.is_symlink():
-                raise BundleError(f"{directory} is a link")
-            record = _record_of(directory)
-            refusal = backend.refusal(record.key, record.options)
-            if refusal is not None:
-                raise BundleError(refusal)
-            return record, _checked_files(bundle, directory, record)
-        except BundleError as error:
-            problems.append(str(error))
-    if problems:
-        raise BundleError(problems[0])
-    return None
-
-
-def _record_of(directory: Path) -> EngineRecord:
-    try:
-        return msgspec.json.decode(read_sealed(directory, RECORD)[0], type=EngineRecord)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BundleError(f"{RECORD} does not follow the schema: {error}") from None
-
-
-def _is_current(record: EngineRecord, backend: Backend) -> bool:
-    """Whether engines with this record are what a build would make here now, graphs aside."""
-    return record.key == backend.engine_key() and record.options == backend.build_options()
-
-
-def _checked_files(bundle: Bundle, directory: Path, record: EngineRecord) -> dict[str, memoryview]:
-    """Every file of a record, hashed."""
-    if record.graphs_sha256 != _graphs_sha256(bundle):
-        raise BundleError("made from other graphs")
-    files: dict[str, memoryview] = {}
-    for file, view, problem in hashed_files(directory, record.files):
-        if problem is not None:
-            raise BundleError(problem)
-        files[file] = view
-    return files
-
-
-def _graphs_sha256(bundle: Bundle) -> dict[str, dict[str, str]]:
-    return {
-        name: {file: bundle.manifest.files[file].sha256 for file in (graph.file, graph.weights)}
-        for name, graph in bundle.manifest.graphs.items()
-    }
 
 
 @contextmanager
