@@ -83,11 +83,12 @@ def flux(double: int, single: int, vae_channels: tuple[int, ...] = WIDE) -> Shap
 
 
 def sd3(blocks: int, vae_channels: tuple[int, ...] = WIDE) -> Shapes:
-    """SD3.5-large with so many blocks: 38 are the published ones."""
+    """SD3.5-large with so many blocks: 38 are the published ones. With a narrow VAE it is for 256²."""
     with torch.device("meta"):
         modules = {
             "transformer": SD3Transformer2DModel(
-                sample_size=128, num_layers=blocks, num_attention_heads=38, attention_head_dim=64, out_channels=16,
+                sample_size=128 if vae_channels == WIDE else 32,
+                num_layers=blocks, num_attention_heads=38, attention_head_dim=64, out_channels=16,
                 caption_projection_dim=2432, joint_attention_dim=T5_WIDTH, pooled_projection_dim=2048,
                 pos_embed_max_size=192, qk_norm="rms_norm",
             ),

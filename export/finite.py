@@ -24,6 +24,7 @@ class FiniteCheck:
     def __init__(self, dtype: ir.DataType) -> None:
         self._bits = _INFINITY.get(dtype)  # integers and strings are always right
         self._size = self._nan = self._infinite = self._positive_infinite = 0
+        self._room = np.empty(0, np.uint8)  # for the magnitudes of a block
         self._other = False  # whether anything but 0 and infinity is in it
 
     def feed(self, block: np.ndarray) -> None:
@@ -32,7 +33,9 @@ class FiniteCheck:
             return
         unsigned, infinity = self._bits
         bits = block.view(unsigned)
-        magnitude = bits & np.array(2 ** (8 * bits.itemsize - 1) - 1, unsigned)
+        if self._room.size < bits.size or self._room.dtype != unsigned:
+            self._room = np.empty(bits.size, unsigned)
+        magnitude = np.bitwise_and(bits, unsigned(2 ** (8 * bits.itemsize - 1) - 1), out=self._room[: bits.size])
         self._size += magnitude.size
         largest = int(magnitude.max())
         if largest < infinity:

@@ -1,6 +1,6 @@
 """Writes graphs as ONNX models whose weights lie in a file beside them, whatever the size of the whole.
 
-Reads every tensor once, one at a time, and keeps none. Knows nothing of what the graphs compute.
+Reads every tensor once and keeps none: one is in memory, or a small one beside it. Knows no graph.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class WrittenGraph(GraphBytes):
 
 
 def write_graphs(directory: Path, graphs: Mapping[str, ir.Model], work: Path | None = None) -> dict[str, WrittenGraph]:
-    """graphs/NAME.onnx and graphs/NAME.weights, with one tensor in memory at a time.
+    """graphs/NAME.onnx and graphs/NAME.weights; returns them mapped, with what the manifest says of them.
 
     work: where journals lie (`Stage.work`), by which a later call continues this one; without it nothing is continued.
     Raises SourceError for a tensor that holds NaN, or infinity where it is no attention mask.

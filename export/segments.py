@@ -14,10 +14,15 @@ import onnxruntime
 import torch
 from onnx_ir.passes.common import ShapeInferencePass
 
+from export.arrays import as_tensor
+
 SEGMENT_BYTES = 256 << 20
 _INLINE_BYTES = 1024  # ONNX Runtime wants the contents of shapes and axes in the graph itself
 _ALIGNMENT = 64
 _BUFFER = "weights"
+_MAKES_A_SEQUENCE = frozenset(
+    ("SplitToSequence", "SequenceConstruct", "SequenceInsert", "SequenceErase", "SequenceEmpty", "SequenceMap")
+)
 
 OnWeight = Callable[[str, np.ndarray], None]
 
@@ -37,10 +42,11 @@ def segments_of(model: ir.Model, most_bytes: int = SEGMENT_BYTES) -> tuple[Segme
     groups: list[list[ir.Node]] = [[]]
     held: set[ir.Value] = set()
     num_bytes = 0
+    joined = _joined_to_the_one_before(model.graph)
     for node in model.graph:
         new = {value for value in node.inputs if value is not None and value.is_initializer()} - held
         more = sum(_num_bytes(value) for value in new)
-        if groups[-1] and num_bytes + more > most_bytes and more > _INLINE_BYTES:
+        if groups[-1] and num_bytes + more > most_bytes and more > _INLINE_BYTES and node not in joined:
             groups.append([])
             held, num_bytes = set(), 0
             new = {value for value in node.inputs if value is not None and value.is_initializer()}
@@ -50,6 +56,23 @@ def segments_of(model: ir.Model, most_bytes: int = SEGMENT_BYTES) -> tuple[Segme
         num_bytes += more
     place = {node: index for index, group in enumerate(groups) for node in group}
     return tuple(_segment(model.graph, index, group, place) for index, group in enumerate(groups))
+
+
+def _joined_to_the_one_before(graph: ir.Graph) -> set[ir.Node]:
+    """The nodes up to the last reader of a sequence, which is no tensor and cannot pass between segments.
+
+    A trace has them before it is cleaned: torch's split is SplitToSequence with SequenceAt behind it.
+    """
+    place = {node: index for index, node in enumerate(graph)}
+    joined: set[ir.Node] = set()
+    last = -1
+    for node, index in place.items():
+        if index <= last:
+            joined.add(node)
+        if node.op_type in _MAKES_A_SEQUENCE:
+            readers = [place[user] for value in node.outputs for user in value.consumers()]
+            last = max(last, *readers) if readers else last
+    return joined
 
 
 def _segment(graph: ir.Graph, index: int, nodes: Sequence[ir.Node], place: dict[ir.Node, int]) -> Segment:
@@ -77,6 +100,9 @@ def complete_types(model: ir.Model, segments: Sequence[Segment]) -> None:
     crossing = (value for segment in segments[1:] for value in segment.inputs)
     if any(value.dtype is None for value in crossing):
         ShapeInferencePass()(model)
+        for node in model.graph:
+            if node.op_type in _MAKES_A_SEQUENCE:  # onnx_ir 1.1 gives a sequence the type of its tensors
+                node.outputs[0].type = node.outputs[0].shape = None
 
 
 class OpenSegment:
@@ -95,7 +121,7 @@ class OpenSegment:
             name=model.graph.name or "segment",
         ).clone()
         self._weights = _moved_weights(graph, on_weight)  # the session reads it for as long as it lives
-        proto = ir.to_proto(ir.Model(graph, ir_version=model.ir_version)).SerializeToString()
+        part = ir.Model(graph, ir_version=model.ir_version, functions=tuple(model.functions.values()))
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
@@ -106,7 +132,9 @@ class OpenSegment:
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
         options.add_external_initializers_from_files_in_memory([_BUFFER], [self._weights], [len(self._weights)])
-        self._session = onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            ir.to_proto(part).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         self.inputs = tuple(value.name for value in self._session.get_inputs())
         self.outputs = tuple(value.name for value in self._session.get_outputs())
 
@@ -151,7 +179,7 @@ def _copy(tensor: ir.TensorProtocol, target: np.ndarray) -> None:
     if array.flags.c_contiguous:
         np.copyto(shaped, array)
     else:  # torch copies a transposed matrix five times as fast as numpy: in blocks, and in threads
-        torch.from_numpy(shaped).copy_(torch.from_numpy(array))
+        torch.from_numpy(shaped).copy_(as_tensor(array))
 
 
 def _num_bytes(value: ir.Value) -> int:

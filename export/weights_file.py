@@ -183,31 +183,31 @@ class WeightsFile(contextlib.AbstractContextManager["WeightsFile"]):
 
 
 def _blocks(array: np.ndarray) -> Iterator[np.ndarray]:
-    """The elements in C order, each block contiguous in one dim; a copy of a block only where `array` is a view."""
+    """The elements in C order, each block contiguous in one dim, and valid until the next is asked for."""
     if array.flags.c_contiguous:
         elements = array.reshape(-1)
         step = BLOCK_BYTES // max(array.itemsize, 1)
         for start in range(0, elements.size, step):
             yield elements[start : start + step]
-    elif array.nbytes <= BLOCK_BYTES:
-        yield _contiguous(array)
-    elif array.nbytes // len(array) > BLOCK_BYTES:
-        for part in array:
-            yield from _blocks(part)
     else:
-        rows = BLOCK_BYTES // (array.nbytes // len(array))
-        for start in range(0, len(array), rows):
-            yield _contiguous(array[start : start + rows])
+        yield from _copied_blocks(array, np.empty(BLOCK_BYTES, np.uint8))
 
 
-def _contiguous(view: np.ndarray) -> np.ndarray:
-    """The elements of `view` in one dim. A few columns at a time: numpy 2.4 copies a transposed matrix row by row, with
-    a cache miss for each element, at an eighth of this rate.
-    """
-    result = np.empty(view.shape, view.dtype)
-    for start in range(0, view.shape[-1], _COLUMNS):
-        result[..., start : start + _COLUMNS] = view[..., start : start + _COLUMNS]
-    return result.reshape(-1)
+def _copied_blocks(view: np.ndarray, room: np.ndarray) -> Iterator[np.ndarray]:
+    """The blocks of an array that does not lie in order, each copied to the same place, whose pages are there."""
+    row_bytes = view.nbytes // len(view)
+    if row_bytes > BLOCK_BYTES:
+        for part in view:
+            yield from _copied_blocks(part, room)
+        return
+    num_rows = BLOCK_BYTES // row_bytes
+    for start in range(0, len(view), num_rows):
+        rows = view[start : start + num_rows]
+        block = room[: rows.nbytes].view(view.dtype).reshape(rows.shape)
+        # A few columns at a time: numpy 2.4 copies a transposed matrix row by row, a cache miss for each element.
+        for column in range(0, rows.shape[-1], _COLUMNS):
+            block[..., column : column + _COLUMNS] = rows[..., column : column + _COLUMNS]
+        yield block.reshape(-1)
 
 
 def _write_all(descriptor: int, data: memoryview) -> None:

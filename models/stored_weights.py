@@ -35,6 +35,7 @@ class StoredWeight:
     dtype: str  # as safetensors names it: F32, BF16, F16, …
     added: tuple[Callable[[], Tensor], ...] = field(default=(), compare=False)
 
+    @torch.no_grad()
     def read(self) -> Tensor:
         """The weight as float32, contiguous; nothing of the file stays mapped."""
         # Opened anew for each tensor: pages of a mapping that is gone are not resident.

@@ -11,6 +11,8 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from export.arrays import as_tensor
+
 HALF_MAX = 65504.0
 HALF_SMALLEST_NORMAL = 2.0**-14
 HALF_ROUNDS_TO_ZERO = 2.0**-25
@@ -55,7 +57,7 @@ class WeightFit:
 
 def weight_fit(name: str, array: np.ndarray) -> WeightFit:
     """How `array`, float32, fits. Overflow is counted exactly; the small end of a large weight in a sample of it."""
-    flat = torch.from_numpy(array).reshape(-1)
+    flat = as_tensor(array).reshape(-1)
     peak = _finite_peak(flat)
     stride = max(flat.numel() // SAMPLE, 1)
     sample = flat[::stride].abs()
@@ -91,7 +93,7 @@ def half_tensor(name: str, tensor: ir.TensorProtocol) -> ir.LazyTensor:
 
     def convert() -> ir.TensorProtocol:
         # torch converts with the processor's own instruction, and keeps a transposed view transposed.
-        return ir.Tensor(torch.from_numpy(tensor.numpy()).to(torch.float16).numpy(), name=name)
+        return ir.Tensor(as_tensor(tensor.numpy()).to(torch.float16).numpy(), name=name)
 
     load: Callable[[], ir.TensorProtocol] = convert
     return ir.LazyTensor(load, dtype=ir.DataType.FLOAT16, shape=ir.Shape(tensor.shape.numpy()), name=name)

@@ -61,10 +61,8 @@ def _normal(manifest: Manifest, order: list[str]) -> Prediction:
         loading[f"loading {name}"] = loaded + graph.weight_bytes
     stages, kept = {}, 0
     for name in order:
-        # ONNX Runtime's arena never gives back; after a first run it plans the next ones, and takes a block for them.
-        times = 2 if name == "denoise" and _calls(manifest) > 1 else 1
-        activations = times * _activations_bytes(manifest, name)
-        kept += activations
+        activations = _activations_bytes(manifest, name)
+        kept += activations  # each engine has an arena of its own, which never gives back
         stages[name] = StageMemory(weights[name], activations, loaded + kept)
     return _prediction(stages, loading)
 

@@ -11,7 +11,7 @@ from export.cli import main, parser
 # A change here is a change for every script that calls the compiler: it goes into CHANGELOG.md.
 FLAGS = {
     *("-h", "--help", "--output", "--solver", "--steps", "--precision", "--target", "--no-hoist", "--flops-per-byte"),
-    *("--dump", "--rtol", "--min-psnr", "--lora", "--size", "--img2img"),
+    *("--dump", "--rtol", "--min-psnr", "--lora", "--size", "--img2img", "--memory"),
 }
 
 
@@ -65,3 +65,24 @@ def test_a_missed_bound_exits_with_3(random_dit: Path, tmp_path: Path, capsys: p
     assert main(arguments) == 3
     assert "trajectory/image: psnr_db is " in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "num_bytes"), [("4GiB", 4 << 30), ("4GB", 4 * 10**9), ("512mib", 512 << 20), ("1.5g", 1_500_000_000)]
+)
+def test_memory_is_a_size_with_a_unit(text: str, num_bytes: int) -> None:
+    assert parser().parse_args(["source", "--output", "b", "--memory", text]).memory == num_bytes
+
+
+@pytest.mark.parametrize("text", ["much", "4XB", "-1GiB", "1MiB", ""])
+def test_a_memory_that_is_none_is_a_usage_error(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parser().parse_args(["source", "--output", "b", f"--memory={text}"])
+    assert stopped.value.code == 2
+    assert "such as 4GiB" in capsys.readouterr().err
+
+
+def test_the_default_memory_is_that_of_the_compiler() -> None:
+    from export.reach import DEFAULT_MEMORY_BYTES
+
+    assert parser().parse_args(["source", "--output", "b"]).memory == DEFAULT_MEMORY_BYTES

@@ -49,9 +49,9 @@ def test_the_peak_is_as_predicted(
 def test_low_is_lower_by_what_was_predicted(
     measured: dict[Memory, Watched], expected: dict[Memory, Prediction]
 ) -> None:
-    assert measured["low"].peak < 0.5 * measured["normal"].peak
-    saved = expected["normal"].peak_bytes - expected["low"].peak_bytes
-    assert saved == pytest.approx(measured["normal"].peak - measured["low"].peak, rel=BAND)
+    ratio = measured["low"].peak / measured["normal"].peak
+    assert ratio < 0.5
+    assert expected["low"].peak_bytes / expected["normal"].peak_bytes == pytest.approx(ratio, rel=BAND)
 
 
 def test_with_low_memory_weights_are_pages_of_the_file(
@@ -91,14 +91,14 @@ def graphs(manifest: schema.Manifest, **bytes_of: tuple[int, int, int]) -> schem
 
 def test_the_sums_by_hand(pristine: Path) -> None:
     # Half precision: 100 parameters are 200 bytes in the file and 400 in memory. The manifest's order is no matter.
-    manifest = graphs(toy.read_manifest(pristine), decode=(40, 10, 7), denoise=(200, 100, 150), encode=(8, 2, 9000))
+    manifest = graphs(toy.read_manifest(pristine), decode=(40, 10, 7), denoise=(200, 100, 300), encode=(8, 2, 9000))
     low, normal = predicted(manifest, "low"), predicted(manifest, "normal")
     assert list(low.stages) == list(normal.stages) == ["denoise", "decode"]
-    assert (low.peak_bytes, low.peak_while) == (350, "running denoise")
+    assert (low.peak_bytes, low.peak_while) == (500, "running denoise")
     assert (low.stages["decode"].weights_bytes, low.stages["decode"].total_bytes) == (40, 47)
-    # All weights, and what each stage's arena keeps: the loop's twice, once it is planned.
+    # All weights, and what each stage's arena keeps.
     assert normal.stages["denoise"] == msgspec.structs.replace(
-        low.stages["denoise"], weights_bytes=400, activations_bytes=300, total_bytes=448 + 300
+        low.stages["denoise"], weights_bytes=400, total_bytes=448 + 300
     )
     assert (normal.peak_bytes, normal.peak_while) == (448 + 300 + 7, "running decode")
     # Where loading is the most: the file is mapped while the engine is made from it.

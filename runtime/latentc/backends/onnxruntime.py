@@ -30,6 +30,7 @@ from latentc.backends.protocol import Buffer, Engine, Instant, LoopMemory
 from latentc.backends.refusal import exact_refusal
 from latentc.bundle import GraphBytes
 from latentc.errors import BackendError
+from latentc.heap import give_back_large_blocks
 from latentc.pages import release
 from latentc.schema import Manifest
 
@@ -200,6 +201,10 @@ class OnnxRuntimeBackend:
         # Two sessions share the cores: idle threads of one must not spin while the other works.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry(_DIRECT, "1")
+        # Both cost memory, and no time was seen to be gained: a block for a planned second run beside what the arena
+        # kept of the first, and buffers that wait, unused, for a later value of the same shape.
+        options.enable_mem_pattern = False
+        options.enable_mem_reuse = False
         return options
 
 
@@ -218,7 +223,7 @@ def _leave_weights_alone(options: onnxruntime.SessionOptions, optimise: bool) ->
     # first, and hold all of the model in single precision at once; in this order each runs when it is needed.
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.enable_cpu_mem_arena = False  # keeps, for the next run, all that was ever in use
-    options.enable_mem_pattern = False  # as the arena, in one block
+    give_back_large_blocks()
 
 
 def session_of(

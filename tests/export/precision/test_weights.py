@@ -12,7 +12,7 @@ from export.precision.weights import half_tensor, weight_fit
 def test_counts_are_those_of_the_conversion(dtype: type) -> None:
     draw = np.random.default_rng(0)
     numbers = (draw.normal(size=5000) * 10.0 ** draw.uniform(-10, 7, 5000)).astype(dtype)
-    fit = weight_fit("w", ir.tensor(numbers.astype(np.float32)))
+    fit = weight_fit("w", numbers.astype(np.float32))
     with np.errstate(over="ignore"):
         half = numbers.astype(np.float32).astype(np.float16)
     # Between 65504 and 65520 half rounds down to 65504: those count as overflow, being out of range.
@@ -28,16 +28,25 @@ def test_counts_are_those_of_the_conversion(dtype: type) -> None:
 
 
 def test_a_plain_weight_is_not_reported() -> None:
-    fit = weight_fit("w", ir.tensor(np.random.default_rng(0).normal(0, 0.02, 10_000).astype(np.float32)))
+    fit = weight_fit("w", np.random.default_rng(0).normal(0, 0.02, 10_000).astype(np.float32))
     assert fit.fits
     assert 0 < fit.small_share < 0.01
     assert not fit.to_report
 
 
 def test_an_infinite_mask_fits() -> None:
-    fit = weight_fit("mask", ir.tensor(np.array([0, -np.inf], np.float32)))
+    fit = weight_fit("mask", np.array([0, -np.inf], np.float32))
     assert fit.fits
     assert fit.peak == 0
+
+
+def test_a_large_weight_is_looked_at_in_a_sample_but_for_its_overflow() -> None:
+    numbers = np.random.default_rng(0).normal(0, 0.02, 3 << 20).astype(np.float32)
+    numbers[12345] = 7e4
+    fit, exact = weight_fit("w", numbers), np.count_nonzero(np.abs(numbers) < 2.0**-14)
+    assert fit.num_overflow == 1
+    assert fit.peak == np.float32(7e4)
+    assert fit.num_subnormal + fit.num_zero == pytest.approx(exact, rel=0.05)
 
 
 def test_a_half_tensor_is_converted_when_it_is_read() -> None:
