@@ -21,6 +21,7 @@ from latentc.backends.tensorrt.profiles import profiles_of
 from latentc.backends.tensorrt.refit import refit
 from latentc.bundle import GraphBytes
 from latentc.errors import BackendError
+from latentc.pages import release
 from latentc.schema import Manifest
 
 
@@ -121,8 +122,10 @@ class TensorRTBackend:
         if engine is None:
             reason = "; ".join(library.complaints()) or "it gives no reason"
             raise BackendError(f"TensorRT does not load the engine of graph {name}: {reason}")
+        release(plan)  # it is in TensorRT's memory now
         if record is not None and record.stripped:
             refit(library, engine, graph)
+            release(graph.weights)
         if record is not None and record.weight_streaming is not None:
             budget = record.weight_streaming
             if budget == AUTOMATIC:

@@ -7,7 +7,6 @@ The parser opens the file of external data itself, by path. Its name is checked 
 another file, and its hash is taken again after, so that what was parsed is what the bundle lists.
 """
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from latentc.backends.tensorrt.library import Library
 from latentc.backends.tensorrt.onnx_file import OnnxFile, read_onnx
 from latentc.bundle import GraphBytes, map_file
 from latentc.errors import BackendError, BundleError
+from latentc.pages import sha256_of
 
 _FLOAT, _HALF = 1, 10  # ONNX's numbers of element types
 # Layers of 8.6 that compute nothing in floating point, or whose type is given by what they are.
@@ -72,8 +72,7 @@ def check_weights_again(graph: GraphBytes, onnx: OnnxFile) -> None:
     if not onnx.locations() or graph.path is None:
         return
     directory = Path(graph.path).parent.resolve()
-    now = hashlib.sha256(map_file(directory, graph.weights_name)).digest()
-    if now != hashlib.sha256(graph.weights).digest():
+    if sha256_of(map_file(directory, graph.weights_name)) != sha256_of(graph.weights):
         raise BundleError(f"{directory / graph.weights_name} was changed while it was read; run latentc build again")
 
 

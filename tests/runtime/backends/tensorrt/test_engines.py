@@ -193,7 +193,7 @@ def test_too_little_memory_is_one_line(machine: Machine, bundle: Path) -> None:
 
 
 def test_the_command_line(machine: Machine, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, module = machine("10.3.0")
+    cuda, module = machine("10.3.0")
     flags = ["--backend", "tensorrt", "--workspace", "512MiB", "--opt-level", "2", "--json"]
     assert main(["build", str(bundle), *flags]) == 0
     report = msgspec.json.decode(capsys.readouterr().out)
@@ -203,8 +203,16 @@ def test_the_command_line(machine: Machine, bundle: Path, tmp_path: Path, capsys
     assert not msgspec.json.decode(capsys.readouterr().out)["built"]
     output = tmp_path / "a.png"
     draw = ["sample", str(bundle), "--label", "cat", "-s", "7", "--no-metadata", "-o", str(output)]
+    cuda.record.clear()
     assert main([*draw, "--json"]) == 0
-    assert msgspec.json.decode(capsys.readouterr().out)["backend"] == "tensorrt 10.3.0"
+    report = msgspec.json.decode(capsys.readouterr().out)
+    assert report["backend"] == "tensorrt 10.3.0"
+    # The fake runs when it is waited for, at the end; the steps' time is still the steps'.
+    assert cuda.record[-2:] == ["DeviceToHost", "synchronise"]
+    assert "synchronise" not in cuda.record[cuda.record.index("run") : -1]
+    assert report["timings_ms"]["denoise"] > 0
+    assert main(["inspect", str(bundle), "--json"]) == 0
+    assert msgspec.json.decode(capsys.readouterr().out)["engines"] == ["tensorrt-10.3.0-sm87"]
     drawn = output.read_bytes()
     assert main([*draw, "--backend", "onnxruntime", "--threads", "1"]) == 0
     assert output.read_bytes() == drawn
