@@ -6,7 +6,9 @@ graph, and launched from then on. Its memory keeps its addresses as long as the 
 shapes are kept, the least recently used goes first.
 """
 
+import contextlib
 import sys
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -57,6 +59,7 @@ class Lane:
         self.current: DeviceLoopMemory | None = None
         self._places: dict[Place, DeviceBuffer] = {}
         self._loops: OrderedDict[LoopKey, Any] = OrderedDict()  # the recording; None: warmed up only
+        weakref.finalize(self, _drop_all, cuda, self.stream, self._loops).atexit = False
 
     @property
     def stream(self) -> Any:
@@ -140,6 +143,15 @@ class Lane:
                 f"latentc: the loop is not recorded as a CUDA graph but enqueued step by step: {error}", file=sys.stderr
             )
             return None
+
+
+def _drop_all(cuda: Cuda, stream: Any, loops: OrderedDict[LoopKey, Any]) -> None:
+    """The recordings of a lane that nothing refers to any more."""
+    with contextlib.suppress(BackendError):  # a device that has failed frees nothing
+        cuda.synchronise(stream)
+        for recording in loops.values():
+            if recording is not None:
+                cuda.drop_graph(recording)
 
 
 class DeviceLoopMemory:

@@ -6,6 +6,7 @@ does, is called only for what was never needed before. All blocks begin at multi
 asks of every tensor.
 """
 
+import contextlib
 import math
 import weakref
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 
 from latentc.backends.cuda.runtime import Cuda
 from latentc.backends.protocol import Array, Buffer
+from latentc.errors import BackendError
 
 ALIGNMENT = 256
 
@@ -31,6 +33,9 @@ class Pool:
         self.stream: Any = cuda.stream()
         self.allocated_bytes = 0
         self._free: dict[int, list[int]] = {}
+        weakref.finalize(
+            self, _give_back, cuda, self.stream, self._free
+        ).atexit = False  # the driver frees all by itself
         self._kept: list[Array] = []
 
     def block(self, num_bytes: int) -> "Block":
@@ -63,6 +68,16 @@ class Pool:
 
     def _put_back(self, address: int, size: int) -> None:
         self._free.setdefault(size, []).append(address)
+
+
+def _give_back(cuda: Cuda, stream: Any, free: dict[int, list[int]]) -> None:
+    """What a pool held, when nothing refers to it any more: by then all of its blocks are free."""
+    with contextlib.suppress(BackendError):  # a device that has failed frees nothing
+        cuda.synchronise(stream)
+        for addresses in free.values():
+            for address in addresses:
+                cuda.free(address)
+        cuda.drop_stream(stream)
 
 
 class Block:

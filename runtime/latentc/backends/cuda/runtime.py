@@ -104,6 +104,10 @@ class Cuda:
         (stream,) = self._call("cudaStreamCreateWithFlags", _NON_BLOCKING)
         return stream
 
+    def drop_stream(self, stream: Any) -> None:
+        """Frees a stream."""
+        self._call("cudaStreamDestroy", stream)
+
     def synchronise(self, stream: Any) -> None:
         """Waits until all that was enqueued is done; errors of that work are raised here."""
         self._call("cudaStreamSynchronize", stream)

@@ -82,7 +82,7 @@ class TensorRTEngine:
         if not isinstance(buffer, DeviceBuffer):
             raise TypeError(f"{type(buffer).__name__} is not a buffer of this backend")
         plan = self._opened()
-        dtype = plan.inputs.get(name) or plan.outputs.get(name)
+        dtype = plan.inputs[name] if name in plan.inputs else plan.outputs.get(name)
         if dtype is None:
             names = ", ".join(sorted(plan.inputs.keys() | plan.outputs.keys()))
             raise BackendError(f"graph {plan.name} has no tensor {name}; it has {names}")

@@ -163,6 +163,10 @@ class FakeCuda:
         self._streams[self._next] = []
         return OK, self._next
 
+    def cudaStreamDestroy(self, stream):
+        del self._streams[stream]
+        return (OK,)
+
     def cudaStreamSynchronize(self, stream):
         if stream in self._captures:
             return (UNSUPPORTED,)

@@ -1,5 +1,6 @@
 """The whole backend on the fake: the same bits as ONNX Runtime, one launch a request, nothing waited for in between."""
 
+import gc
 import shutil
 import threading
 from pathlib import Path
@@ -60,7 +61,8 @@ def test_from_the_third_request_on_the_loop_is_one_launch(machine: Machine, bund
     assert loop[-4:] == ["end capture", "launch", "DeviceToHost", "synchronise"]
     inside = loop[1:-4]
     assert [what for what in inside if what == "capture run"] == ["capture run"] * (calls + 1)
-    assert set(inside) <= {"capture run", "capture DeviceToDevice"}
+    # Nothing is copied between steps, but the labels on 8.6: int64 in the bundle, int32 in TensorRT.
+    assert (set(inside) - {"capture run"}) == ({"capture DeviceToDevice"} if version == "8.6.1" else set())
     assert records[2][-3:] == ["launch", "DeviceToHost", "synchronise"]
     assert not any("run" in what or "capture" in what or what in ("malloc", "free") for what in records[2])
     # Nothing waits before the picture is read.
@@ -199,6 +201,23 @@ def test_stripped_engines_are_filled_from_the_bundle(machine: Machine, bundle: P
         assert session.backend.name == "tensorrt_lean 10.3.0"
     request = request_for(session)
     np.testing.assert_array_equal(session.draw(request, 3), reference(bundle).draw(request, 3))
+
+
+def test_a_session_that_is_gone_holds_nothing(machine: Machine, bundle: Path) -> None:
+    cuda, _ = machine("10.3.0")
+    session = built(bundle)
+    request = request_for(session)
+    lane = session.in_lane()
+    for seed in (1, 2, 3):
+        session.draw(request, seed)
+        lane.draw(request, seed)
+    assert cuda.used > 0
+    assert len(cuda._executables) == 2
+    del session, lane
+    gc.collect()
+    assert cuda.used == 0
+    assert not cuda._executables
+    assert not cuda._streams
 
 
 def test_sampling_alone_needs_no_session(machine: Machine, bundle: Path) -> None:
