@@ -86,7 +86,9 @@ def parser() -> argparse.ArgumentParser:
     _backend(bench, "auto")
     _prologue(bench)
     bench.add_argument("--steps", type=int, metavar="N", help="solver steps (default: the bundle's)")
-    bench.add_argument("--batch", default="1,2,4,8", metavar="N,N,…", help="pictures at once (default: 1,2,4,8)")
+    bench.add_argument(
+        "--batch", metavar="N,N,…", help="pictures at once (default: 1,2,4,8, as far as the engines were built for)"
+    )
     bench.add_argument("--repeat", type=int, default=10, metavar="N", help="requests of each batch (default: 10)")
     bench.add_argument("-W", "--width", type=int, metavar="N", help="width in pixels")
     bench.add_argument("-H", "--height", type=int, metavar="N", help="height in pixels")

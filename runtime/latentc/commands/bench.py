@@ -1,5 +1,6 @@
 """latentc bench: what a request costs by stage, and which share of the machine's ceilings the step reaches."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from latentc.bench.ceilings import Ceilings, measured_ceilings
 from latentc.bench.requests import Timings, timed_requests
 from latentc.bundle import ENGINES, open_bundle
 from latentc.engines import load_engines
-from latentc.errors import RequestError
+from latentc.errors import BackendError, RequestError
 from latentc.request import MAX_IMAGES, Asked, Request, resolve
 from latentc.schema import LabelConditioning, Manifest
 from latentc.session import Session
 
+_BATCHES = "1,2,4,8"
 _PROMPT = "a photograph of a red house by the sea"
 
 
@@ -27,7 +29,7 @@ class Options:
     threads: int
     prologue: str
     steps: int | None
-    batch: str
+    batch: str | None
     repeat: int
     width: int | None
     height: int | None
@@ -79,7 +81,7 @@ class Report(msgspec.Struct, frozen=True):
 
 def run(options: Options) -> None:
     """Measures the ceilings, then each batch size, and prints a table or one document."""
-    batches = _batches(options.batch)
+    batches = _batches(options.batch or _BATCHES)
     if options.repeat < 1:
         raise RequestError(f"--repeat {options.repeat} is out of range; give 1 or more")
     if options.threads < 0:
@@ -93,9 +95,15 @@ def run(options: Options) -> None:
     session = Session(bundle, backend, loaded.engines, prologue=loaded.prologue)
     key = backend.engine_key()
     ceilings = measured_ceilings(backend, "gpu" in key, manifest.precision == "fp16")
-    measured = []
+    measured: list[Batch] = []
     for request in requests:
-        timings = timed_requests(session, request, options.repeat)
+        try:
+            timings = timed_requests(session, request, options.repeat)
+        except BackendError as error:
+            if options.batch is not None or not measured:
+                raise
+            print(f"latentc: batch {request.count} was left out: {error}", file=sys.stderr)
+            break
         measured.append(Batch(timings, _share(manifest, request, timings, ceilings)))
     directory = bundle.root / ENGINES / backend.target
     engine_bytes = sum(path.stat().st_size for path in directory.iterdir()) if loaded.built else 0

@@ -102,6 +102,7 @@ def test_bench_measures_on_the_devices_own_clock(
     cuda, _ = machine("10.3.0")
     session = built(bundle)
     code, report = document(capsys, "bench", bundle, "--batch", "1,2", "--repeat", "3", "--json")
+    launches = cuda.record.count("launch")
     assert code == 0, report
     assert report["backend"] == "tensorrt 10.3.0"  # auto, since engines were built
     assert report["machine"]["gpu"] == "Fake GPU"
@@ -115,7 +116,14 @@ def test_bench_measures_on_the_devices_own_clock(
         assert timings["step_ms"]["count"] == 3 * calls
         assert 0 < timings["step_ms"]["p50"] <= timings["step_ms"]["p90"] <= timings["step_ms"]["p99"]
         assert batch["share"]["flops"] == 1000 * expected * 2  # the toy's, for two branches
-    assert cuda.record.count("launch") == 2 * 4  # the loop as one: recorded by the second request of each batch
+    capsys.readouterr()
+    flags = ["--repeat", "1", "--json"]
+    assert main(["bench", str(bundle), *flags]) == 0  # built for at most 4 pictures
+    said = capsys.readouterr()
+    assert [b["timings"]["batch"] for b in msgspec.json.decode(said.out)["batches"]] == [1, 2, 4]
+    assert said.err.startswith("latentc: batch 8 was left out: the engine of graph denoise does not take")
+    assert main(["bench", str(bundle), *flags, "--batch", "8"]) == 1
+    assert launches == 2 * 4  # the loop as one: recorded by the second request of each batch
 
 
 def test_low_memory_holds_one_engine_at_a_time(machine: Machine, bundle: Path) -> None:
