@@ -142,8 +142,11 @@ def is_up_to_date(bundle: Bundle, backend: Backend) -> bool:
         return False
 
 
-def build_engines(bundle: Bundle, backend: Backend) -> Path:
-    """Makes the engines of every graph, all or nothing, and returns their directory."""
+def build_engines(bundle: Bundle, backend: Backend, force: bool = False) -> Path:
+    """Makes the engines of every graph, all or nothing, and returns their directory.
+
+    Those of graphs that have not changed are taken over, where making them takes minutes, unless `force`.
+    """
     home = bundle.root / ENGINES
     target = home / backend.target
     try:
@@ -153,7 +156,7 @@ def build_engines(bundle: Bundle, backend: Backend) -> Path:
                 shutil.rmtree(left)
             stage = Path(tempfile.mkdtemp(prefix=_STAGE, dir=home))
             try:
-                _write(stage, bundle, backend)
+                _write(stage, bundle, backend, {} if force else reusable(bundle, backend))
                 stage.chmod(0o755)  # mkdtemp makes it private
                 if target.exists():
                     # A directory cannot be renamed onto a full one. A kill between the two leaves no
@@ -168,8 +171,8 @@ def build_engines(bundle: Bundle, backend: Backend) -> Path:
     return target
 
 
-def _write(stage: Path, bundle: Bundle, backend: Backend) -> None:
-    graphs, old = graphs_sha256(bundle), reusable(bundle, backend)
+def _write(stage: Path, bundle: Bundle, backend: Backend, old: Mapping[str, Mapping[str, memoryview]]) -> None:
+    graphs = graphs_sha256(bundle)
     names: list[str] = []
     on_cpu = backend.build_options().get("prologue") == "cpu"
     for graph in bundle.manifest.graphs:

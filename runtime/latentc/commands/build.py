@@ -55,7 +55,7 @@ def run(options: Options) -> None:
     directory = bundle.root / "engines" / backend.target
     wanted = options.force or not is_up_to_date(bundle, backend)
     if wanted:
-        directory = build_engines(bundle, backend)
+        directory = build_engines(bundle, backend, options.force)
     stopwatch.lap("build")
     report = Report(str(directory), wanted, backend.name, bundle.model_hash, stopwatch.timings_ms())
     if options.json:

@@ -121,7 +121,9 @@ class TensorRTBackend:
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             reason = "; ".join(library.complaints()) or "it gives no reason"
-            raise BackendError(f"TensorRT does not load the engine of graph {name}: {reason}")
+            raise BackendError(
+                f"TensorRT does not load the engine of graph {name}: {reason}; latentc build --force makes it again"
+            )
         release(plan)  # it is in TensorRT's memory now
         if record is not None and record.stripped:
             refit(library, engine, graph)

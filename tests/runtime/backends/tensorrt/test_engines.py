@@ -117,11 +117,13 @@ def test_only_what_changed_is_built_again(machine: Machine, bundle: Path) -> Non
     build_engines(opened, backend)
     assert len(module.world.builds) == 3
     assert load_engines(opened, backend).built
+    build_engines(opened, backend, force=True)
+    assert len(module.world.builds) == 5
     # A damaged plan is built again, the other one is taken over.
     plan = bundle / "engines" / backend.target / "denoise.plan"
     plan.write_bytes(plan.read_bytes()[:-1])
     build_engines(opened, backend)
-    assert len(module.world.builds) == 4
+    assert len(module.world.builds) == 6
     assert load_engines(opened, backend).built
 
 
