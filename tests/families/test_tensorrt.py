@@ -17,7 +17,7 @@ from tests.families.test_pictures import each_case
 from tests.runtime.backends.tensorrt.conftest import Machine, machine  # noqa: F401
 from tests.runtime.backends.tensorrt.helpers import built, reference
 
-VERSIONS = ("8.6.1",)  # the others are tried on smaller bundles
+VERSIONS = ("8.6.1", "11.4.0.106")
 
 
 @each_case(*CASES)
