@@ -39,7 +39,7 @@ RESULTS = Path(__file__).parent / "results" / "export_peers.json"
 PICTURE = ROOT / "docs" / "images" / "export_peers.svg"
 PLOT = Path(__file__).parent / "peers" / "plot_export.py"
 SERIES = {
-    "flux": ("flux-1", "flux-2", "flux-3", "flux-4", "flux-8", "flux-16"),
+    "flux": ("flux-1", "flux-2", "flux-3", "flux-4", "flux-6", "flux-8", "flux-16"),
     "sd3": ("sd3-2", "sd3-4", "sd3-8", "sd3-16", "sd3-32"),
     "dit": ("dit-s-2", "dit-b-2", "dit-l-2", "dit-xl-2"),
 }
@@ -75,6 +75,7 @@ def row_of(tool: str, model: str, made: dict[str, Any], run: Run, output: Path) 
         "message": (run.stopped or said.replace(str(output.parent), "."))[:300],
         "seconds": round(run.seconds, 1),
         "peak_bytes": asdict(run.peak),
+        "phases": {name: asdict(phase) for name, phase in run.phases.items()},
         "output_bytes": bytes_of(output) if output.exists() else 0,
     }
 

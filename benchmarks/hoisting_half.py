@@ -27,7 +27,7 @@ from export.hoist import SCHEDULE_ROW, CostModel, Feed, Partition, partition
 from export.precision import to_half, with_every_result_rounded
 from export.precision.casts import write_half
 from export.precision.rules import island_reasons
-from export.proof import Runner, run_model
+from export.runner import Runner, run_model
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 Narrowing = Literal["everything", "islands"]

@@ -21,7 +21,8 @@ from export.compile import HoistedStep, clean_graphs, hoist
 from export.parity_inputs import step_inputs
 from export.parity_request import parity_trajectory
 from export.precision import with_every_result_rounded
-from export.proof import Parts, Runner, loop_inputs
+from export.proof import Parts, loop_inputs
+from export.runner import Runner
 from export.solver_table import SolverTable, table_from_solver
 from export.solvers import own_solver
 from export.step import FusedStep, fuse_step

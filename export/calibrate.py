@@ -12,8 +12,9 @@ from latentc.trajectory import Trajectory
 from export.compile import HoistedStep
 from export.parity_inputs import Drawn
 from export.parity_request import parity_trajectory
-from export.proof import Runner, handed_over, loop_inputs, run_model, taken
+from export.proof import handed_over, loop_inputs, taken
 from export.reach import Reach
+from export.runner import Runner, run_model
 from export.solver_table import SolverTable
 from export.write import tokenizers_of
 

@@ -16,8 +16,9 @@ from latentc.schema import Figure, Precision
 from export.hoist import CostModel, InputClass, Layout, Partition, partition
 from export.passes.pipeline import clean_graph
 from export.precision import HalfReport, Island, Measured, half_of_measured, measured, prepare
-from export.proof import Parts, compare_phase, run_model, run_parts
+from export.proof import Parts, compare_phase, run_parts
 from export.reach import Reach
+from export.runner import run_model
 from export.step import FusedStep
 from export.targets import Target, check_target
 from export.trace import TracedStep
@@ -38,6 +39,7 @@ class HoistedStep:
     around: Mapping[str, ir.Model]  # what runs before and after the loop: text encoders, decode, encode
     partition: Partition | None  # what was cut where, and why
     figures: tuple[Figure, ...]
+    outputs: Mapping[str, np.ndarray] | None = None  # of `whole` for the phases' inputs, where it was run
 
     @property
     def graphs(self) -> dict[str, ir.Model]:
@@ -57,13 +59,14 @@ def clean_graphs(
 ) -> HoistedStep:
     """Folds, removes and rewrites for `target`; the graphs that were given are left alone."""
     figures = []
-    cleaned = {}
+    cleaned, outputs = {}, {}
     for name, before in traced.graphs.items():
         cleaned[name] = clean_graph(before.clone(), target)
         if reach.is_beyond(name):
             continue
         expected = run_model(before, inputs[name])
-        figures += compare_phase("clean", name, run_model(cleaned[name], inputs[name]), expected, PHASE_BOUND)
+        outputs[name] = run_model(cleaned[name], inputs[name])
+        figures += compare_phase("clean", name, outputs[name], expected, PHASE_BOUND)
     return HoistedStep(
         step=traced.step,
         whole=cleaned["denoise"],
@@ -71,6 +74,7 @@ def clean_graphs(
         around={name: graph for name, graph in cleaned.items() if name != "denoise"},
         partition=None,
         figures=tuple(figures),
+        outputs=outputs.get("denoise"),
     )
 
 
@@ -86,8 +90,10 @@ def typical_dims(step: FusedStep, steps: int) -> dict[str, int]:
 def hoist(
     clean: HoistedStep, steps: int, inputs: Mapping[str, np.ndarray], flops_per_byte: float, reach: Reach
 ) -> HoistedStep:
-    """Splits the step into what runs once a request and what runs every step (export/hoist)."""
-    beyond = reach.is_beyond("denoise")
+    """Splits the step into what runs once a request and what runs every step (export/hoist).
+
+    `inputs` are those that `clean` was compared on.
+    """
     classes = {
         value.name or "": InputClass.LOOP
         if value.name in LOOP_INPUTS
@@ -97,13 +103,12 @@ def hoist(
         for value in clean.whole.graph.inputs
     }
     cost_model = CostModel(dims=typical_dims(clean.step, steps), steps=steps, flops_per_byte=flops_per_byte)
-    result = partition(clean.whole, classes, cost_model, check_rows=not beyond)
+    result = partition(clean.whole, classes, cost_model, check_rows=not reach.is_beyond("denoise"))
     named = {"prompt": result.prompt, "schedule": result.schedule, "denoise": result.denoise}
     parts = Parts({name: graph for name, graph in named.items() if graph is not None}, result.layout)
     figures = list(clean.figures)
-    if not beyond:
-        expected = run_model(clean.whole, inputs)
-        figures += compare_phase("hoist", "denoise", run_parts(parts, inputs), expected, PHASE_BOUND)
+    if clean.outputs is not None:
+        figures += compare_phase("hoist", "denoise", run_parts(parts, inputs), clean.outputs, PHASE_BOUND)
     return HoistedStep(clean.step, clean.whole, parts, clean.around, result, tuple(figures))
 
 

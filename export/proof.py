@@ -1,7 +1,6 @@
 """Runs graphs of the compiler's phases against each other, in ONNX Runtime, node by node as they are written."""
 
-import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,7 @@ from latentc.parity import relative_l2
 from latentc.schema import Figure
 
 from export.hoist import ROWS, SCHEDULE_ROW, Feed, Layout
-from export.segments import SEGMENT_BYTES, OnWeight, OpenSegment, Segment, complete_types, segments_of
+from export.runner import run_model
 
 
 @dataclass(frozen=True)
@@ -20,54 +19,6 @@ class Parts:
 
     graphs: Mapping[str, ir.Model]  # prompt and schedule only where something was hoisted
     layout: Layout | None
-
-
-class Runner(contextlib.AbstractContextManager["Runner"]):
-    """A graph in ONNX Runtime, for as many runs as are wanted: whole, or segment by segment where it is large."""
-
-    def __init__(self, model: ir.Model, most_bytes: int = SEGMENT_BYTES, on_weight: OnWeight | None = None) -> None:
-        self.inputs = [value.name or "" for value in model.graph.inputs]
-        self._model = model
-        self._outputs = [value.name or "" for value in model.graph.outputs]
-        self._segments = segments_of(model, most_bytes)
-        complete_types(model, self._segments)
-        self._on_weight = on_weight
-        self._whole = OpenSegment(model, self._segments[0], on_weight) if len(self._segments) == 1 else None
-
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """All outputs by name; `inputs` may hold more than the graph takes."""
-        (outputs,) = self.run_all([inputs])
-        return outputs
-
-    def run_all(self, samples: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-        """The outputs for each of `samples`; weights are read once for all of them."""
-        known = [dict(sample) for sample in samples]
-        for index, segment in enumerate(self._segments):
-            opened = self._whole or OpenSegment(self._model, segment, self._on_weight)
-            for values in known:
-                values |= opened.run(values)
-                _drop(values, self._segments[index + 1 :], self._outputs)
-        return [{name: values[name] for name in self._outputs} for values in known]
-
-    def close(self) -> None:
-        """Lets go of the weights."""
-        self._whole = None
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _drop(values: dict[str, np.ndarray], ahead: Sequence[Segment], outputs: Sequence[str]) -> None:
-    """Lets go of what no segment ahead reads."""
-    wanted = {value.name for segment in ahead for value in segment.inputs} | set(outputs)
-    for name in values.keys() - wanted:
-        del values[name]
-
-
-def run_model(model: ir.Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """All outputs of `model` by name; `inputs` may hold more than the graph takes."""
-    with Runner(model) as runner:
-        return runner.run(inputs)
 
 
 def prologue_outputs(parts: Parts, inputs: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:

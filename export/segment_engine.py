@@ -11,7 +11,7 @@ import onnx_ir as ir
 from latentc.backends.host import HostBuffer
 from latentc.backends.protocol import Buffer
 
-from export.proof import Runner
+from export.runner import Runner
 
 
 class SegmentEngine:

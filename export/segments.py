@@ -17,7 +17,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 from export.arrays import as_tensor
 
 SEGMENT_BYTES = 256 << 20
-_INLINE_BYTES = 1024  # ONNX Runtime wants the contents of shapes and axes in the graph itself
+_INLINE_BYTES = 256  # ONNX Runtime wants the contents of shapes and axes in the graph itself
 _ALIGNMENT = 64
 _BUFFER = "weights"
 _MAKES_A_SEQUENCE = frozenset(
@@ -151,9 +151,14 @@ def _moved_weights(graph: ir.Graph, on_weight: OnWeight | None) -> np.ndarray:
     for value in graph.initializers.values():
         tensor = value.const_value
         assert tensor is not None, f"{value.name} has no value"
-        if tensor.nbytes >= _INLINE_BYTES:
+        if tensor.nbytes > _INLINE_BYTES:
             places.append((value, tensor, end))
             end += -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+        elif isinstance(tensor, ir.ExternalTensor):  # small, and yet beside the graph in its file
+            array = np.empty(tensor.nbytes, np.uint8)
+            _copy(tensor, array)
+            contents = array.view(tensor.dtype.numpy()).reshape(tensor.shape.numpy())
+            value.const_value = ir.Tensor(contents, dtype=tensor.dtype, name=value.name)
     buffer = np.empty(max(end, 1), np.uint8)
     for value, tensor, offset in places:
         target = buffer[offset : offset + tensor.nbytes]

@@ -171,6 +171,8 @@ def trace_module(module: nn.Module, inputs: Mapping[str, tuple[Tensor, Dims]], o
 def leave_weights_in_files(model: ir.Model, module: nn.Module) -> None:
     """Gives every weight that the traced `module` left in its file a tensor that is read when it is used."""
     stored = {name: (parameter, weight) for name, parameter, weight in stored_parameters(module)}
+    if not stored:
+        return
     places = {parameter.data_ptr() for parameter, _ in stored.values()}
     for name, value in model.graph.initializers.items():
         if name in stored:

@@ -58,8 +58,9 @@ def main(results: str, picture: str) -> None:
         time.set_xlabel("parameters, billions")
     axes[0][0].set_ylabel("peak resident set, GB")
     axes[1][0].set_ylabel("export, minutes")
-    axes[0][0].legend(frameon=False, loc="center right")
-    figure.tight_layout()
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="upper center", ncols=2)
+    figure.tight_layout(rect=(0, 0, 1, 0.94))
     figure.savefig(picture, metadata={"Date": None}, facecolor="white")
 
 

@@ -4,16 +4,14 @@ The inputs are random (timesteps within 0 ... 1000, whole numbers 0 and 1), the 
 the weights the real ones.
 """
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 
 from export.hoist.layout import Feed
 from export.hoist.rows import Stacking
+from export.runner import Runner
 
 ROW_TOLERANCE = 1e-5  # relative L2; a matrix product may sum in another order for another number of rows
 MAX_TIMESTEP = 1000.0
@@ -42,14 +40,14 @@ def mixing_values(schedule: ir.Model, feeds: Mapping[str, Feed], stacking: Stack
         name: np.concatenate([_one(s[name], by_name[name]) if stacking.timestep_only else s[name] for s in steps])
         for name in steps[0]
     }
-    session = _session(schedule)
-    together = session.run(None, {**tiled, **stacked})
+    with Runner(schedule) as runner:
+        every, *alone = runner.run_all([{**tiled, **stacked}, *({**common, **step} for step in steps)])
     errors = {value.name or "": 0.0 for value in schedule.graph.outputs}
-    for index, step in enumerate(steps):
-        for name, alone, every in zip(errors, session.run(None, {**common, **step}), together, strict=True):
-            rows = len(every) // stacking.num_steps
-            block = every[index * rows : (index + 1) * rows]
-            errors[name] = max(errors[name], relative_l2(np.broadcast_to(block, alone.shape), alone))
+    for index, single in enumerate(alone):
+        for name in errors:
+            rows = len(every[name]) // stacking.num_steps
+            block = every[name][index * rows : (index + 1) * rows]
+            errors[name] = max(errors[name], relative_l2(np.broadcast_to(block, single[name].shape), single[name]))
     return {name: error for name, error in errors.items() if not error <= ROW_TOLERANCE}
 
 
@@ -77,13 +75,3 @@ def _random(value: ir.Value, dims: Mapping[str, int], generator: np.random.Gener
         drawn = generator.uniform(0, scale, shape) if scale > 1 else generator.standard_normal(shape)
         return drawn.astype(value.dtype.numpy())
     return generator.integers(0, 2, shape).astype(value.dtype.numpy())
-
-
-def _session(model: ir.Model) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 2
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "schedule.onnx"
-        ir.save(model, path, external_data="schedule.weights")
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -19,7 +19,7 @@ from latentc.errors import LatentcError
 
 from export.precision.rules import real
 from export.precision.weights import WeightFit, weight_fit
-from export.proof import Runner
+from export.runner import Runner
 from export.segments import OnWeight
 
 _PREFIX = "peak_of::"

@@ -92,8 +92,10 @@ def half_tensor(name: str, tensor: ir.TensorProtocol) -> ir.LazyTensor:
     """`tensor` in float16, computed when it is written: the model is never in memory in both precisions."""
 
     def convert() -> ir.TensorProtocol:
-        # torch converts with the processor's own instruction, and keeps a transposed view transposed.
-        return ir.Tensor(as_tensor(tensor.numpy()).to(torch.float16).numpy(), name=name)
+        wide = tensor.numpy()
+        half = np.empty_like(wide, dtype=np.float16)  # a transposed view stays one
+        torch.from_numpy(half).copy_(as_tensor(wide))  # with the processor's own instruction
+        return ir.Tensor(half, name=name)
 
     load: Callable[[], ir.TensorProtocol] = convert
     return ir.LazyTensor(load, dtype=ir.DataType.FLOAT16, shape=ir.Shape(tensor.shape.numpy()), name=name)

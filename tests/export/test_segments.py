@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from export.proof import Runner
+from export.runner import Runner
 from export.segments import segments_of
 from tests.export.precision.graphs import matrix
 
