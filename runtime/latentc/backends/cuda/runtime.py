@@ -62,7 +62,7 @@ class Cuda:
 
     def allocate(self, num_bytes: int) -> int:
         """An address aligned to at least 256 bytes."""
-        status, address = self._module.cudaMalloc(num_bytes)
+        status, (address,) = self._invoke("cudaMalloc", num_bytes)
         if int(status) == _OUT_OF_MEMORY:
             free, total = self.free_and_total_bytes()
             raise BackendError(
@@ -159,12 +159,17 @@ class Cuda:
         return getattr(self._kinds, f"cudaMemcpy{kind}")
 
     def _call(self, name: str, *arguments: Any) -> list[Any]:
+        status, values = self._invoke(name, *arguments)
+        self._check(name, status)
+        return values
+
+    def _invoke(self, name: str, *arguments: Any) -> tuple[Any, list[Any]]:
+        """A status, and what came with it."""
         try:
             status, *values = getattr(self._module, name)(*arguments)
         except RuntimeError as error:  # cuda-bindings 12 raises where there is no libcuda; 13 returns a status
             raise BackendError(f"CUDA: {name}: {error}; is the NVIDIA driver installed?") from None
-        self._check(name, status)
-        return list(values)
+        return status, values
 
     def _check(self, name: str, status: Any) -> None:
         """The one place where a status of CUDA is looked at."""
