@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     results: list[dict[str, object]] = []
     for name in cases:
-        prepare(name, options.work)
+        prepare(name, options.work, peers)
         for command in builds(name, options.work, options.batch or BATCHES[name]):
             subprocess.run(command, check=True, stdout=sys.stderr)
         for batch in options.batch or BATCHES[name]:
@@ -112,16 +112,17 @@ def preparation(name: str, work: Path) -> list[list[str]]:
     ]
 
 
-def prepare(name: str, work: Path) -> None:
-    """Runs what is not there yet."""
+def prepare(name: str, work: Path, peers: list[str]) -> None:
+    """Runs what is not there yet. Where both bundles are, only diffusers needs the checkpoint."""
     work.mkdir(parents=True, exist_ok=True)
     checkpoint, *exports = preparation(name, work)
-    source = work / f"{name}-source"
-    if not source.exists():
+    source, bundles = work / f"{name}-source", (work / name, work / f"{name}-whole")
+    missing = [not (bundle / "manifest.json").exists() for bundle in bundles]
+    if not source.exists() and (any(missing) or {"eager", "compile"} & set(peers)):
         subprocess.run(checkpoint, check=True, stdout=sys.stderr)
         set_size(source, CASES[name])
-    for command, bundle in zip(exports, (work / name, work / f"{name}-whole"), strict=True):
-        if not (bundle / "manifest.json").exists():
+    for command, absent in zip(exports, missing, strict=True):
+        if absent:
             subprocess.run(command, check=True, stdout=sys.stderr)
 
 

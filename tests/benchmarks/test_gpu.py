@@ -179,3 +179,42 @@ def test_where_names_no_host(machine: Machine) -> None:  # noqa: F811
     assert "numpy" in found["versions"]
     assert why_no_gpu() is None
     assert open_backend("tensorrt", options=EngineOptions()).name == "tensorrt 10.3.0"
+
+
+def test_a_bundle_travels_without_its_weights(random_dit_bundle: Path, tmp_path: Path) -> None:
+    from latentc.bundle import open_bundle
+    from latentc.session import open_session
+
+    from benchmarks.gpu import carry
+
+    packed, sizes = tmp_path / "packed", []
+    carry.main(["pack", str(random_dit_bundle), str(packed)])
+    assert not list(packed.rglob("*.weights"))
+    for name in ("one", "other"):
+        carry.main(["unpack", str(packed), str(tmp_path / name)])
+        sizes.append(open_bundle(tmp_path / name).model_hash)
+    assert sizes[0] == sizes[1], "the same numbers each time"
+    before, after = (open_bundle(path).manifest for path in (random_dit_bundle, tmp_path / "one"))
+    assert before.graphs == after.graphs
+    weights = {file for file in before.files if file.endswith(".weights")}
+    assert {file for file in before.files if before.files[file] != after.files[file]} == weights
+    session = open_session(tmp_path / "one", "onnxruntime", threads=1)
+    picture = session.draw(request_for(session), 1)
+    assert np.isfinite(picture).all()
+    assert picture.std() > 0.01
+
+
+def test_a_checkpoint_is_made_only_where_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(peers.subprocess, "run", lambda command, **_: ran.append(command[2]))
+    monkeypatch.setattr(peers, "set_size", lambda source, case: None)
+    peers.prepare("dit-256", tmp_path, ["graph"])
+    assert ran == ["benchmarks.random_checkpoint", "export", "export"]
+    for name in ("dit-256", "dit-256-whole"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").touch()
+    ran.clear()
+    peers.prepare("dit-256", tmp_path, ["graph", "whole"])
+    assert ran == []
+    peers.prepare("dit-256", tmp_path, ["graph", "eager"])
+    assert ran == ["benchmarks.random_checkpoint"]

@@ -180,7 +180,9 @@ def _lines(report: Report) -> list[str]:
         f"{report.model} {report.precision} ({report.model_hash}), {report.width}x{report.height}, {report.solver} "
         f"{report.steps} steps, cfg {report.cfg_scale:g}",
         f"{report.backend}, {'built engines' if report.engines else 'graphs'}, "
-        + ", ".join(f"{name} {value}" for name, value in report.machine.items() if "sha256" not in name),
+        + ", ".join(
+            report.machine[name] for name in ("gpu", "compute_capability", "machine") if name in report.machine
+        ),
         f"ceilings: {ceilings.matrix_flops_per_s / 1e9:.0f} GFLOP/s ({ceilings.dtype} product of "
         f"{ceilings.matrix_side}), {ceilings.copy_bytes_per_s / 1e9:.1f} GB/s",
         "",
