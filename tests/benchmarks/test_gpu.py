@@ -1,6 +1,8 @@
 """The scripts for a GPU, where there is none: they say so, plan, and run on the fake."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -218,3 +220,12 @@ def test_a_checkpoint_is_made_only_where_it_is_needed(tmp_path: Path, monkeypatc
     assert ran == []
     peers.prepare("dit-256", tmp_path, ["graph", "eager"])
     assert ran == ["benchmarks.random_checkpoint"]
+
+
+def test_a_bare_python_runs_a_module_of_the_checkout(tmp_path: Path) -> None:
+    bare = Path(__file__).parents[2] / "benchmarks/gpu/bare.py"
+    command = [sys.executable, str(bare), "benchmarks.gpu.peers", "--plan", "--case", "flux"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "benchmarks.gpu.worker graph" in done.stdout
