@@ -18,10 +18,11 @@ from benchmarks.hoisting_half import Narrowing, Source, narrowed
 from benchmarks.hoisting_trace import round_to_bfloat16, spread_zeros
 from export.calibrate import calibration_inputs
 from export.compile import HoistedStep, clean_graphs, hoist
-from export.parity_inputs import step_inputs
+from export.parity_inputs import drawn_inputs
 from export.parity_request import parity_trajectory
 from export.precision import with_every_result_rounded
 from export.proof import Parts, loop_inputs
+from export.reach import DEFAULT_MEMORY_BYTES, reach_of
 from export.runner import Runner
 from export.solver_table import SolverTable, table_from_solver
 from export.solvers import own_solver
@@ -55,9 +56,10 @@ def trajectory_errors(
     """The errors of a DiT with random weights, `heads` heads of 32, in a trajectory of `steps` steps."""
     step = fuse_step(small_dit(weights, heads=heads, layers=layers, size=size))
     table = table_from_solver(own_solver(step.model.scheduler), steps)
-    inputs = step_inputs(step)
-    whole = clean_graphs(trace_step(step), "onnxruntime", inputs)
-    hoisted = hoist(whole, steps, inputs["denoise"], flops_per_byte=200.0)
+    reach = reach_of(step, DEFAULT_MEMORY_BYTES, encode=False)
+    inputs = drawn_inputs(step, reach, first_timestep=501.0).for_phases()
+    whole = clean_graphs(trace_step(step), "onnxruntime", inputs, reach)
+    hoisted = hoist(whole, steps, inputs["denoise"], flops_per_byte=200.0, reach=reach)
     expected = final_latents(whole.parts, step, table)
 
     def error(compiled: HoistedStep, narrowing: Narrowing) -> float:

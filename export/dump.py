@@ -17,10 +17,14 @@ from export.precision import HalfReport
 from export.trace import TracedStep
 
 
-def dump_phases(directory: Path, traced: TracedStep, clean: HoistedStep, narrowed: NarrowedStep) -> None:
-    """Writes all of it; files of an older dump are replaced."""
+def dump_clean(directory: Path, traced: TracedStep, clean: HoistedStep) -> None:
+    """Writes the first two phases; files of an older dump are replaced."""
     _write_graphs(directory / "1-trace", traced.graphs)
     _write_graphs(directory / "2-clean", clean.graphs)
+
+
+def dump_final(directory: Path, narrowed: NarrowedStep) -> None:
+    """Writes the last two."""
     if narrowed.hoisted.partition is not None:
         write_dump(directory / "3-hoist", narrowed.hoisted.partition)
     _write_graphs(directory / "4-final", narrowed.graphs)

@@ -10,11 +10,12 @@ from typing import TypeVar
 
 import numpy as np
 from latentc.bundle import MANIFEST
+from latentc.heap import give_back_large_blocks
 from latentc.schema import Manifest, Precision
 
 from export.calibrate import calibration_inputs
 from export.compile import HoistedStep, NarrowedStep, check_graphs, clean_graphs, hoist, narrow
-from export.dump import dump_phases
+from export.dump import dump_clean, dump_final
 from export.examples import parity_size
 from export.graph_files import file_records, weight_places, write_graphs
 from export.manifest import default_table, draft_manifest
@@ -22,7 +23,7 @@ from export.parity_inputs import Drawn, drawn_inputs
 from export.parity_request import parity_table
 from export.preflight import SMALL_FILES_BYTES, estimated_bundle_bytes, memory_need, require_disk, require_memory
 from export.proof import hoisted_values
-from export.reach import DEFAULT_MEMORY_BYTES, reach_of
+from export.reach import DEFAULT_MEMORY_BYTES, Reach, reach_of
 from export.remembered import Nested, remembered_arrays, remembered_measure, remembered_verification
 from export.segments import SEGMENT_BYTES
 from export.solver_probe import Schedule
@@ -31,7 +32,7 @@ from export.solvers import own_solver, solver_from_name
 from export.source import hashed_source, source_directory
 from export.source_sizes import source_sizes
 from export.stage import open_stage, stage_bytes
-from export.step import fuse_step
+from export.step import FusedStep, fuse_step
 from export.targets import Target
 from export.trace import trace_step
 from export.verify import BOUNDS, Bounds, Checked, Verified, verify_graphs
@@ -75,6 +76,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
     What is killed can be continued: the stage beside BUNDLE keeps weights that were written and results of long phases.
     """
     check_output(options.output)
+    give_back_large_blocks()
     # Phase 1: what the user has, as torch modules without weights; and the solvers as tables.
     location = source_directory(options.source)
     require_room(location, options)
@@ -82,15 +84,14 @@ def export_bundle(options: ExportOptions) -> Manifest:
     model = timed("load", lambda: fitted(source.family.load(source.directory, source.loras), options))
     tables = timed("probe", lambda: probe_tables(model, options))
     with open_stage(options.output, work_key(source.sha256, options.as_key())) as stage:
-        # Phase 2: one step of the loop, and the decoder, as graphs; and what they will be compared on.
+        # Phase 2: one step of the loop, and the decoder, as clean graphs; and what they are compared on.
         step = fuse_step(model)
         reach = reach_of(step, options.memory_bytes, options.img2img)
-        traced = timed("trace", lambda: trace_step(step, encode=options.img2img))
         first = float(parity_table(step, tables).timesteps[0])
         drawn = timed("draw", lambda: drawn_inputs(step, reach, first, encode=options.img2img))
         phase_inputs = drawn.for_phases()
-        # Phase 3: clean for the target; what does not change leaves the loop; half precision; the target's parser.
-        clean = timed("clean", lambda: clean_graphs(traced, options.target, phase_inputs, reach))
+        clean = traced_and_cleaned(step, phase_inputs, reach, options)
+        # Phase 3: what does not change leaves the loop; half precision; the target's parser.
         hoisted = clean
         if options.hoist:
             calls, balance = default_table(model, tables).calls, options.flops_per_byte
@@ -104,7 +105,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
         report_weights(narrowed)
         check_graphs(narrowed, options.target)
         if options.dump is not None:
-            dump_phases(options.dump, traced, clean, narrowed)
+            dump_final(options.dump, narrowed)
         # Phase 4: written weight by weight, verified as written, sealed, and put in place whole.
         require_disk(options.output, bundle_bytes(narrowed), stage.kept_bytes())
         graphs = timed("weights", lambda: write_graphs(stage.directory, narrowed.graphs, stage.work))
@@ -122,6 +123,17 @@ def export_bundle(options: ExportOptions) -> Manifest:
         manifest = seal(stage.directory, draft, verified.parity, verified.references, file_records(graphs))
         timed("write", stage.commit)
         return manifest
+
+
+def traced_and_cleaned(
+    step: FusedStep, inputs: Mapping[str, Mapping[str, np.ndarray]], reach: Reach, options: ExportOptions
+) -> HoistedStep:
+    """The clean graphs; the traced ones go with this call."""
+    traced = timed("trace", lambda: trace_step(step, encode=options.img2img))
+    clean = timed("clean", lambda: clean_graphs(traced, options.target, inputs, reach))
+    if options.dump is not None:
+        dump_clean(options.dump, traced, clean)
+    return clean
 
 
 def require_room(source: Path, options: ExportOptions) -> None:

@@ -159,15 +159,27 @@ def _moved_weights(graph: ir.Graph, on_weight: OnWeight | None) -> np.ndarray:
             _copy(tensor, array)
             contents = array.view(tensor.dtype.numpy()).reshape(tensor.shape.numpy())
             value.const_value = ir.Tensor(contents, dtype=tensor.dtype, name=value.name)
-    buffer = np.empty(max(end, 1), np.uint8)
+    buffer = _contents(places[0][1]) if len(places) == 1 else np.empty(max(end, 1), np.uint8)
     for value, tensor, offset in places:
         target = buffer[offset : offset + tensor.nbytes]
-        _copy(tensor, target)
+        if len(places) > 1:
+            _copy(tensor, target)
         if on_weight is not None:
             on_weight(value.name or "", target.view(tensor.dtype.numpy()))
         value.const_value = ir.ExternalTensor(
             _BUFFER, offset, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=value.name or ""
         )
+    return buffer
+
+
+def _contents(tensor: ir.TensorProtocol) -> np.ndarray:
+    """The bytes of `tensor`, uint8: the memory that it was read into, where that is possible. An embedding is large."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        array = tensor.numpy()
+        if array.flags.c_contiguous:
+            return array.reshape(-1).view(np.uint8)
+    buffer = np.empty(tensor.nbytes, np.uint8)
+    _copy(tensor, buffer)
     return buffer
 
 

@@ -35,13 +35,13 @@ from export.parity_request import (
 from export.proof import handed_over, schedule_inputs, taken
 from export.reach import Reach
 from export.segment_engine import SegmentEngine
-from export.segments import SEGMENT_BYTES
 from export.solver_table import SolverTable
 from export.source import Source
 from export.step import FusedStep
 from export.write import REFERENCES
 from models.latent_diffusion import ReferenceRequest
 
+_LARGE_BYTES = 64 << 20  # of weights
 TORCH = "the torch module, on drawn inputs"
 
 
@@ -75,7 +75,10 @@ class Checked:
 
 
 class Engines(Mapping[str, Engine]):
-    """The engines of written graphs, loaded when they are asked for; large ones hold a segment of their weights."""
+    """The engines of written graphs, loaded when they are asked for; large ones hold a segment of their weights.
+
+    What the runtime makes of a graph (packed and converted weights) is for `latentc verify` to compare.
+    """
 
     def __init__(self, backend: Backend, graphs: Mapping[str, GraphBytes], directory: Path) -> None:
         self._backend, self._graphs, self._directory = backend, graphs, directory
@@ -84,7 +87,7 @@ class Engines(Mapping[str, Engine]):
     def __getitem__(self, name: str) -> Engine:
         if name not in self._loaded:
             graph = self._graphs[name]
-            large = len(graph.weights) > SEGMENT_BYTES
+            large = len(graph.weights) > _LARGE_BYTES
             self._loaded[name] = (
                 SegmentEngine(self._directory / f"{name}.onnx") if large else self._backend.load_graph(graph)
             )
