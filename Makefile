@@ -92,6 +92,21 @@ families: $(installed) ## draws with every family and writes the README's table 
 evaluate: $(installed) ## measures a shipped model and rewrites the figures of its card
 	$(bin)/python -m $(if $(filter emoji-flux,$(MODEL)),models.ldm.text_to_image.evaluate,models.ldm.evaluate)
 
+.PHONY: test-gpu
+test-gpu: $(installed) ## runs the tests that need an NVIDIA GPU; says why where there is none
+	$(bin)/python -m pytest -n0 -m gpu -rs
+
+.PHONY: bench-gpu
+bench-gpu: $(installed) ## measures on an NVIDIA GPU (an hour): benchmarks/results/gpu_*.json; says why where there is none
+	@reason=$$($(bin)/python -c 'from benchmarks.gpu.where import why_no_gpu; print(why_no_gpu() or "")'); \
+	if [ -n "$$reason" ]; then echo "skipped: $$reason"; exit 0; fi; \
+	set -x; \
+	$(bin)/python -m benchmarks.gpu.prepare; \
+	$(bin)/python -m benchmarks.gpu.match build/gpu/emoji-dit build/gpu/emoji-flux; \
+	$(bin)/python -m benchmarks.gpu.loop build/gpu/emoji-dit build/gpu/emoji-flux; \
+	$(bin)/python -m benchmarks.gpu.peers; \
+	$(bin)/python -m benchmarks.gpu.plot benchmarks/results/gpu_peers.json docs/images/gpu_peers.svg
+
 .PHONY: wheel
 wheel: $(installed) ## builds the runtime's wheel into build/wheel
 	$(bin)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel ./runtime

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from latentc.backends.onnxruntime import HostBuffer
+from latentc.backends.host import HostBuffer
 from latentc.backends.protocol import Buffer
 
 from export.runner import Runner

@@ -51,12 +51,26 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--strength", type=float, metavar="F", help="how much of it to change, above 0 to 1")
     sample.add_argument("--no-metadata", action="store_true", help="no `parameters` text in the PNG")
     _backend(sample, "auto")
+    _prologue(sample)
     _memory(sample)
     _json(sample)
 
     build = _command(commands, "build", "make engines for this machine, kept in the bundle")
     _backend(build, "auto")
     build.add_argument("--force", action="store_true", help="make them even if they are up to date")
+    _prologue(build)
+    trt = build.add_argument_group("options of --backend tensorrt (docs/tensorrt.md)")
+    trt.add_argument("--batch", type=int, metavar="N", help="the most pictures of one request (default 4)")
+    trt.add_argument(
+        "--size", action="append", default=[], metavar="WxH",
+        help="for this size; repeat it for all sizes between (default: every size of the bundle)",
+    )  # fmt: skip
+    trt.add_argument("--workspace", metavar="SIZE", help="scratch memory that a kernel may take, such as 512MiB")
+    trt.add_argument("--opt-level", type=int, metavar="0-5", help="0 is the quickest build, 5 the quickest engine")
+    trt.add_argument("--version-compatible", action="store_true", help="newer TensorRT and tensorrt_lean may run it")
+    trt.add_argument("--hardware-compatible", action="store_true", help="every GPU from Ampere on may run it")
+    trt.add_argument("--strip-weights", action="store_true", help="small engines; weights come from the bundle")
+    trt.add_argument("--weight-streaming", metavar="BUDGET", help="weights to keep on the GPU, such as 4GiB, or auto")
     _json(build)
 
     inspect = _command(commands, "inspect", "show what a bundle holds and what each stage costs")
@@ -64,8 +78,21 @@ def parser() -> argparse.ArgumentParser:
 
     verify = _command(commands, "verify", "check every hash, then parity with torch's stored outputs")
     _backend(verify, "auto")
+    _prologue(verify)
     _memory(verify)
     _json(verify)
+
+    bench = _command(commands, "bench", "measure latency by stage, throughput, and the share of the machine's ceilings")
+    _backend(bench, "auto")
+    _prologue(bench)
+    bench.add_argument("--steps", type=int, metavar="N", help="solver steps (default: the bundle's)")
+    bench.add_argument(
+        "--batch", metavar="N,N,…", help="pictures at once (default: 1,2,4,8, as far as the engines were built for)"
+    )
+    bench.add_argument("--repeat", type=int, default=10, metavar="N", help="requests of each batch (default: 10)")
+    bench.add_argument("-W", "--width", type=int, metavar="N", help="width in pixels")
+    bench.add_argument("-H", "--height", type=int, metavar="N", help="height in pixels")
+    _json(bench)
     return top
 
 
@@ -76,8 +103,17 @@ def _command(commands: "argparse._SubParsersAction[_Parser]", name: str, what: s
 
 
 def _backend(command: argparse.ArgumentParser, default: str) -> None:
-    command.add_argument("--backend", default=default, metavar="NAME", help="onnxruntime or auto (default: auto)")
+    command.add_argument(
+        "--backend", default=default, metavar="NAME",
+        help="onnxruntime, tensorrt, onnxruntime-cuda or auto (default: auto)",
+    )  # fmt: skip
     command.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: all cores)")
+
+
+def _prologue(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--prologue", choices=["cpu"], default="", help="leave text and schedule to the CPU; the loop has the GPU"
+    )
 
 
 def _memory(command: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ import re
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -44,6 +44,8 @@ class GraphBytes:
     model: memoryview
     weights_name: str  # the file name by which the model calls its external data
     weights: memoryview
+    # Of the model, for a parser that opens the weights beside it by itself.
+    path: Path | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,10 @@ class Bundle:
     def graph(self, name: str) -> GraphBytes:
         """The model and weights of the graph `name`."""
         graph = self.manifest.graphs[name]
-        return GraphBytes(name, self.view(graph.file), graph.weights.rpartition("/")[2], self.view(graph.weights))
+        weights_name = graph.weights.rpartition("/")[2]
+        return GraphBytes(
+            name, self.view(graph.file), weights_name, self.view(graph.weights), path=self.root / graph.file
+        )
 
     def tokenizers(self) -> dict[str, memoryview]:
         """The tokenizer files that the manifest names."""

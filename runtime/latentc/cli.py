@@ -32,10 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from latentc.commands import inspect
 
             inspect.run(inspect.Options(**given))
-        else:
+        elif command == "verify":
             from latentc.commands import verify
 
             verify.run(verify.Options(**given))
+        else:
+            from latentc.commands import bench
+
+            bench.run(bench.Options(**given))
         sys.stdout.flush()
     except LatentcError as error:
         return _failed(str(error), error.exit_code)

@@ -7,7 +7,8 @@ why. Engines can always be made again, so they are not synced to the disk; what 
 leaves half-written does not have its hash.
 
 A build stages beside its place and renames, under a lock that dies with its process: after a
-kill there is the old engine or none, and what was staged is removed by the next build.
+kill there is the old engine or none, and what was staged is removed by the next build. Engines of graphs that have
+not changed are taken over, not made again.
 """
 
 import fcntl
@@ -22,23 +23,26 @@ from pathlib import Path
 
 import msgspec
 
+from latentc.backends import open_backend
 from latentc.backends.protocol import Backend, Engine
-from latentc.bundle import ENGINES, Bundle, hashed_files, read_sealed
-from latentc.errors import BundleError
+from latentc.bundle import ENGINES, Bundle
+from latentc.engine_record import (
+    RECORD,
+    EngineRecord,
+    checked_files,
+    files_of,
+    graphs_sha256,
+    is_current,
+    record_of,
+    reusable,
+)
+from latentc.errors import BackendError, BundleError
 from latentc.memory import Memory
-from latentc.schema import FileRecord, Strict
+from latentc.schema import FileRecord
 from latentc.stages import OneAtATime
 
-RECORD = "engine.json"
+LOOP = frozenset({"denoise", "decode", "encode"})  # all other graphs are the prologue's
 _STAGE = ".stage-"
-
-
-class EngineRecord(Strict, frozen=True):
-    """BUNDLE/engines/TARGET/engine.json."""
-
-    key: dict[str, str]  # what the backend says that an engine depends on
-    graphs_sha256: dict[str, dict[str, str]]  # graph: {file of the bundle: sha256}
-    files: dict[str, FileRecord]
 
 
 @dataclass(frozen=True)
@@ -48,52 +52,101 @@ class LoadedEngines:
     engines: Mapping[str, Engine]
     built: bool
     reason: str | None
+    prologue: Backend  # that of the engines of what runs before the loop
 
 
-def load_engines(bundle: Bundle, backend: Backend, memory: Memory = "normal") -> LoadedEngines:
+def load_engines(
+    bundle: Bundle, backend: Backend, memory: Memory = "normal", prologue: Backend | None = None
+) -> LoadedEngines:
     """The built engines of this machine where they are whole and up to date, else engines from the graphs.
 
-    With `low` memory always from the graphs, one at a time: the weights of built engines are copies in the precision
-    that the processor computes in, which makes those of a half-precision model twice as large.
+    `prologue` is the backend of what runs before the loop, where it is another one; engines that were built without
+    these graphs say by that, that it is the CPU's. BackendError, with the command that builds them, where the backend
+    runs built engines only and these cannot be run.
+
+    With `low` memory one at a time, from the graphs where the backend can run these: the weights of ONNX Runtime's
+    built engines are copies in the precision that the processor computes in, which makes those of a half-precision
+    model twice as large.
     """
-    if memory == "low":
-
-        def load(name: str) -> Engine:
-            return backend.load_graph(bundle.graph(name), mapped=True)
-
+    if memory == "low" and not backend.needs_engines:
         built = (bundle.root / ENGINES / backend.target).exists()
         reason = "--memory low reads the graphs' own weights" if built else None
-        return LoadedEngines(OneAtATime(tuple(bundle.manifest.graphs), load), False, reason)
-    return _whole(bundle, backend)
-
-
-def _whole(bundle: Bundle, backend: Backend) -> LoadedEngines:
-    """All engines at once."""
-    reason: str | None
+        return _one_at_a_time(bundle, backend, prologue, None, reason)
     try:
-        files = _files_of(bundle, backend)
-        if files is not None:
-            built = {name: backend.load_engine(name, files) for name in bundle.manifest.graphs}
-            return LoadedEngines(built, True, None)
-        reason = None
+        found, reason = files_of(bundle, backend), None
     except BundleError as error:
-        reason = str(error)
-    except KeyError as error:  # of `files`
-        reason = f"{RECORD} does not list {error}"
-    engines = {name: backend.load_graph(bundle.graph(name)) for name in bundle.manifest.graphs}
-    return LoadedEngines(engines, False, reason)
+        found, reason = None, str(error)
+    if found is not None:
+        record, files = found
+        if prologue is None and record.options.get("prologue") == "cpu":
+            prologue = open_backend("onnxruntime")
+        if memory == "low":
+            return _one_at_a_time(bundle, backend, prologue, files, None)
+        try:
+            return LoadedEngines(_loaded(bundle, backend, prologue, files), True, None, prologue or backend)
+        except KeyError as error:  # of `files`
+            reason = f"{RECORD} does not list {error}"
+    if backend.needs_engines:
+        why = "has no engines for this machine" if reason is None else f"has engines that cannot be run: {reason}"
+        family = backend.target.partition("-")[0]
+        raise BackendError(f"{bundle.root} {why}; latentc build {bundle.root} --backend {family} makes them")
+    return LoadedEngines(_loaded(bundle, backend, prologue, None), False, reason, prologue or backend)
+
+
+def _loaded(
+    bundle: Bundle, backend: Backend, prologue: Backend | None, files: dict[str, memoryview] | None
+) -> dict[str, Engine]:
+    """All engines at once, from built `files` or from the graphs."""
+    return {name: _load(bundle, backend, prologue, files, name, mapped=False) for name in bundle.manifest.graphs}
+
+
+def _one_at_a_time(
+    bundle: Bundle,
+    backend: Backend,
+    prologue: Backend | None,
+    files: dict[str, memoryview] | None,
+    reason: str | None,
+) -> LoadedEngines:
+    def load(name: str) -> Engine:
+        return _load(bundle, backend, prologue, files, name, mapped=True)
+
+    engines = OneAtATime(tuple(bundle.manifest.graphs), load)
+    return LoadedEngines(engines, files is not None, reason, prologue or backend)
+
+
+def _load(
+    bundle: Bundle,
+    backend: Backend,
+    prologue: Backend | None,
+    files: dict[str, memoryview] | None,
+    name: str,
+    mapped: bool,
+) -> Engine:
+    """One engine, of the backend that it is for. KeyError where `files` lack it."""
+    if prologue is not None and prologue is not backend and name not in LOOP:
+        return prologue.load_graph(bundle.graph(name), mapped=mapped)
+    if files is not None:
+        return backend.load_engine(name, files, bundle.graph(name))
+    return backend.load_graph(bundle.graph(name), mapped=mapped)
 
 
 def is_up_to_date(bundle: Bundle, backend: Backend) -> bool:
-    """Whether the engines of this machine are there, whole, and made from these graphs."""
+    """Whether the engines of this machine are there, whole, made from these graphs, and as they are asked for now."""
     try:
-        return _files_of(bundle, backend) is not None
+        directory = bundle.root / ENGINES / backend.target
+        if not directory.exists():
+            return False
+        record = record_of(directory)
+        return is_current(record, backend) and bool(checked_files(bundle, directory, record))
     except BundleError:
         return False
 
 
-def build_engines(bundle: Bundle, backend: Backend) -> Path:
-    """Makes the engines of every graph, all or nothing, and returns their directory."""
+def build_engines(bundle: Bundle, backend: Backend, force: bool = False) -> Path:
+    """Makes the engines of every graph, all or nothing, and returns their directory.
+
+    Those of graphs that have not changed are taken over, where making them takes minutes, unless `force`.
+    """
     home = bundle.root / ENGINES
     target = home / backend.target
     try:
@@ -103,7 +156,7 @@ def build_engines(bundle: Bundle, backend: Backend) -> Path:
                 shutil.rmtree(left)
             stage = Path(tempfile.mkdtemp(prefix=_STAGE, dir=home))
             try:
-                _write(stage, bundle, backend)
+                _write(stage, bundle, backend, {} if force else reusable(bundle, backend))
                 stage.chmod(0o755)  # mkdtemp makes it private
                 if target.exists():
                     # A directory cannot be renamed onto a full one. A kill between the two leaves no
@@ -118,49 +171,29 @@ def build_engines(bundle: Bundle, backend: Backend) -> Path:
     return target
 
 
-def _write(stage: Path, bundle: Bundle, backend: Backend) -> None:
-    names = [file for graph in bundle.manifest.graphs for file in backend.build_engine(bundle.graph(graph), stage)]
+def _write(stage: Path, bundle: Bundle, backend: Backend, old: Mapping[str, Mapping[str, memoryview]]) -> None:
+    graphs = graphs_sha256(bundle)
+    names: list[str] = []
+    on_cpu = backend.build_options().get("prologue") == "cpu"
+    for graph in bundle.manifest.graphs:
+        if on_cpu and graph not in LOOP:
+            continue
+        kept = old.get(graph, {})
+        for name, data in kept.items():
+            (stage / name).write_bytes(data)
+        names += list(kept) or backend.build_engine(bundle.graph(graph), stage, bundle.manifest)
     files = {}
     for name in names:
-        data = (stage / name).read_bytes()
-        files[name] = FileRecord(sha256=hashlib.sha256(data).hexdigest(), num_bytes=len(data))
-    record = EngineRecord(key=backend.engine_key(), graphs_sha256=_graphs_sha256(bundle), files=files)
+        with (stage / name).open("rb") as file:
+            digest, size = hashlib.sha256(), 0
+            while chunk := file.read(1 << 24):  # a plan may be as large as the memory
+                digest.update(chunk)
+                size += len(chunk)
+        files[name] = FileRecord(sha256=digest.hexdigest(), num_bytes=size)
+    record = EngineRecord(key=backend.engine_key(), graphs_sha256=graphs, files=files, options=backend.build_options())
     encoded = msgspec.json.encode(record)
     (stage / RECORD).write_bytes(encoded)
     (stage / f"{RECORD}.sha256").write_text(f"{hashlib.sha256(encoded).hexdigest()}  {RECORD}\n")
-
-
-def _files_of(bundle: Bundle, backend: Backend) -> dict[str, memoryview] | None:
-    """The hashed files of this machine's engines; None if there are none, BundleError if they are not to be run."""
-    if not (bundle.root / ENGINES / backend.target).exists():
-        return None
-    root = bundle.root.resolve()
-    for directory in (root / ENGINES, root / ENGINES / backend.target):
-        if directory.is_symlink():
-            raise BundleError(f"{directory} is a link")
-    directory = root / ENGINES / backend.target
-    try:
-        record = msgspec.json.decode(read_sealed(directory, RECORD)[0], type=EngineRecord)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BundleError(f"{RECORD} does not follow the schema: {error}") from None
-    changed = sorted(name for name, value in backend.engine_key().items() if record.key.get(name) != value)
-    if changed:
-        raise BundleError(f"made for another {' and '.join(changed)}")
-    if record.key != backend.engine_key() or record.graphs_sha256 != _graphs_sha256(bundle):
-        raise BundleError("made from other graphs")
-    files: dict[str, memoryview] = {}
-    for file, view, problem in hashed_files(directory, record.files):
-        if problem is not None:
-            raise BundleError(problem)
-        files[file] = view
-    return files
-
-
-def _graphs_sha256(bundle: Bundle) -> dict[str, dict[str, str]]:
-    return {
-        name: {file: bundle.manifest.files[file].sha256 for file in (graph.file, graph.weights)}
-        for name, graph in bundle.manifest.graphs.items()
-    }
 
 
 @contextmanager

@@ -38,6 +38,12 @@ class Stopwatch:
         self.laps_ms[name] = round((now - self._last) * 1e3, 3)
         self._last = now
 
+    def correct(self, earlier: str, later: str, ms: float) -> None:
+        """`earlier` took `ms` on a device that was still at it when its lap ended; the rest is `later`'s."""
+        moved = round(ms - self.laps_ms[earlier], 3)
+        self.laps_ms[earlier] = round(self.laps_ms[earlier] + moved, 3)
+        self.laps_ms[later] = round(self.laps_ms[later] - moved, 3)
+
     def timings_ms(self) -> dict[str, float]:
         """All stages, and `total`, from the stopwatch's making to the end of the last stage."""
         return {**self.laps_ms, "total": round((self._last - self._begin) * 1e3, 3)}

@@ -27,7 +27,10 @@ class Sampling:
         ...                         # progress; or stop here
     picture = sampling.decode()     # float32 [B, 3, height, width] in [0, 1]
 
+    or, without a look at the steps: picture = sampling.draw()
+
     Each stage's engine is asked for when its turn comes: `engines` may hold one at a time (latentc.stages).
+    `prologue` is the backend of the engines that run before the loop, where it is not the loop's.
     """
 
     def __init__(
@@ -37,12 +40,14 @@ class Sampling:
         manifest: Manifest,
         trajectory: Trajectory,
         cache: PromptCache | None = None,
+        prologue: Backend | None = None,
     ) -> None:
+        memory = self._memory = backend.loop_memory()
         draws, *latent_shape = trajectory.noise.shape
         self.calls = len(trajectory.output_row) - draws - (trajectory.init is not None)
         self._engines = engines
         # All zero, not merely allocated: a slot that is not yet written has the weight 0, and 0 * NaN is NaN.
-        self._history = backend.buffer((len(trajectory.output_row), *latent_shape), np.float32)
+        self._history = memory.zeros("history", (len(trajectory.output_row), *latent_shape), np.float32)
         self._history.view(0).write(trajectory.noise[0])
         for draw in range(1, draws):
             self._history.view(self.calls + draw).write(trajectory.noise[draw])
@@ -50,11 +55,12 @@ class Sampling:
             encoded = _encoded(backend, engines["encode"], manifest.graphs["encode"], trajectory.init)
             repeated = np.ascontiguousarray(np.broadcast_to(encoded, latent_shape))
             self._history.view(self.calls + draws).write(repeated)
-        prepared = run_prologue(backend, engines, manifest, trajectory, cache)
-        self._per_call = prepared.per_call
-        self._constant = {"history": self._history, **prepared.constant}
-        image = backend.buffer(_image_shape(manifest, self._history.shape), np.float32)
-        output_row = uploaded(backend, trajectory.output_row)
+        prepared = run_prologue(prologue or backend, engines, manifest, trajectory, cache)
+        self._per_call = {name: memory.settled(name, rows, rows=True) for name, rows in prepared.per_call.items()}
+        constant = {name: memory.settled(name, buffer) for name, buffer in prepared.constant.items()}
+        self._constant = {"history": self._history, **constant}
+        output_row = memory.settled("output_row", uploaded(backend, trajectory.output_row))
+        image = memory.zeros("image", _image_shape(manifest, self._history.shape), np.float32)
         self._around = {"history": self._history, "output_row": output_row, "image": image}
 
     def steps(self) -> Iterator[int]:
@@ -73,10 +79,33 @@ class Sampling:
 
     def decode(self) -> npt.NDArray[np.float32]:
         """The pictures, float32 [B, 3, height, width] in [0, 1]; to be called after the last step."""
+        self.run_decoder()
+        return self.picture()
+
+    def draw(self) -> npt.NDArray[np.float32]:
+        """All steps and the decoder, with nothing in between: a backend that records loops replays them as one."""
+        self.replay()
+        return self.picture()
+
+    def replay(self) -> None:
+        """All steps and the decoder, enqueued or replayed; `picture` waits for them."""
+
+        def loop() -> None:
+            for _ in self.steps():
+                pass
+            self.run_decoder()
+
+        self._memory.replay(loop)
+
+    def run_decoder(self) -> None:
+        """Runs, or enqueues, the decoder on the history as it is."""
         decode = self._engines["decode"]
         for name, buffer in self._around.items():
             decode.bind(name, buffer)
         decode.run()
+
+    def picture(self) -> npt.NDArray[np.float32]:
+        """What the decoder has made, on the host."""
         return self._around["image"].read().astype(np.float32, copy=False)
 
 
@@ -100,13 +129,14 @@ def _image_shape(manifest: Manifest, history: tuple[int, ...]) -> tuple[int, ...
 
 
 def sample(
-    backend: Backend, engines: Mapping[str, Engine], manifest: Manifest, trajectory: Trajectory
+    backend: Backend,
+    engines: Mapping[str, Engine],
+    manifest: Manifest,
+    trajectory: Trajectory,
+    prologue: Backend | None = None,
 ) -> npt.NDArray[np.float32]:
     """The prologue, the whole loop and the decoder, without a look at the steps: float32 [B, 3, height, width]."""
-    sampling = Sampling(backend, engines, manifest, trajectory)
-    for _ in sampling.steps():
-        pass
-    return sampling.decode()
+    return Sampling(backend, engines, manifest, trajectory, prologue=prologue).draw()
 
 
 def run_once(

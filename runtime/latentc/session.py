@@ -7,22 +7,23 @@ pictures = session.draw(request, seed=7)        # float32 [4, 3, height, width] 
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from latentc.backends import AUTO, open_backend
+from latentc.backends import AUTO, open_backend, resolve_backend
 from latentc.backends.protocol import Backend, Engine
 from latentc.bundle import Bundle, open_bundle
-from latentc.engines import load_engines
+from latentc.engines import LOOP, load_engines
 from latentc.errors import RequestError
 from latentc.memory import Memory
 from latentc.prompt_cache import PromptCache
 from latentc.request import Request
 from latentc.sampler import Sampling
+from latentc.stages import OneAtATime
 from latentc.table import table_from_bundle
 from latentc.text import Tokenizers
 from latentc.trajectory import Trajectory, latent_shape, noise_from_seed, trajectory_of
@@ -36,6 +37,7 @@ class Session:
     backend: Backend
     engines: Mapping[str, Engine]
     cache: PromptCache = field(default_factory=PromptCache)
+    prologue: Backend | None = None  # of the engines that run before the loop, where it is another backend
 
     @cached_property
     def tokenizers(self) -> Tokenizers:
@@ -52,23 +54,34 @@ class Session:
         trajectory = trajectory_of_request(self.bundle, request, seed, pixels=pixels, tokenizers=self.tokenizers)
         for notice in dict.fromkeys(notice for batch in trajectory.texts for notice in batch.notices):
             warnings.warn(notice, stacklevel=2)
-        sampling = self.sampling(trajectory)
-        for _ in sampling.steps():
-            pass
-        return sampling.decode()
+        return self.sampling(trajectory).draw()
 
     def sampling(self, trajectory: Trajectory) -> Sampling:
         """The request on its way: its steps can be watched, and stopped."""
-        return Sampling(self.backend, self.engines, self.bundle.manifest, trajectory, self.cache)
+        return Sampling(self.backend, self.engines, self.bundle.manifest, trajectory, self.cache, self.prologue)
+
+    def in_lane(self) -> "Session":
+        """A session for requests that run beside this one's: weights are shared, memory and bindings are its own."""
+        if isinstance(self.engines, OneAtATime):
+            raise RequestError("with --memory low one request runs at a time; open the session with normal memory")
+        lane = self.backend.lane()
+        prologue = lane if self.prologue in (None, self.backend) else self.prologue.lane()
+        engines = {name: (lane if name in LOOP else prologue).adopted(engine) for name, engine in self.engines.items()}
+        return replace(self, backend=lane, engines=engines, cache=PromptCache(), prologue=prologue)
 
 
-def open_session(path: Path, backend: str = AUTO, threads: int = 0, memory: Memory = "normal") -> Session:
+def open_session(
+    path: Path, backend: str = AUTO, threads: int = 0, memory: Memory = "normal", prologue: str = ""
+) -> Session:
     """Opens and hashes a bundle, and loads its engines, or its graphs where none are built.
 
-    With `low` memory nothing is loaded before it is needed, and nothing is kept but the stage that runs.
+    With `low` memory nothing is loaded before it is needed, and nothing is kept but the stage that runs. `prologue`
+    "cpu" leaves what runs before the loop to ONNX Runtime on the CPU.
     """
-    bundle, opened = open_bundle(path), open_backend(backend, threads)
-    return Session(bundle, opened, load_engines(bundle, opened, memory).engines)
+    bundle, opened = open_bundle(path), open_backend(resolve_backend(backend, path), threads)
+    first = open_backend("onnxruntime", threads) if prologue == "cpu" else None
+    loaded = load_engines(bundle, opened, memory, first)
+    return Session(bundle, opened, loaded.engines, prologue=loaded.prologue)
 
 
 def trajectory_of_request(

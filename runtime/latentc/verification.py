@@ -1,18 +1,20 @@
 """Compares this machine's computations with the outputs that torch left in the bundle.
 
 Twice for each component: the graphs, run node by node without optimisation, so that a difference
-is the export's; and the engines, as `latentc sample` would run them, so that a difference is the backend's.
+is the export's; and the engines, as `latentc sample` would run them, so that a difference is the backend's. Engines
+that are no graphs any more (TensorRT's) are compared with the graphs in ONNX Runtime, too.
 Then the whole loop. The bounds are the export's own, from parity.json.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 
 from latentc.backends.protocol import Array, Backend, Engine
 from latentc.bundle import Bundle
-from latentc.engines import load_engines
+from latentc.engines import LOOP, load_engines
 from latentc.errors import BundleError
 from latentc.memory import Memory
 from latentc.parity import psnr_db, relative_l2
@@ -29,8 +31,16 @@ TRAJECTORY = "trajectory"
 OVER_IMAGE = "over_image"  # the trajectory that begins with an image
 
 
-def measured(bundle: Bundle, backend: Backend, memory: Memory = "normal") -> Iterator[Figure]:
-    """The figures of parity.json, measured again here; each is yielded when it is known."""
+def measured(
+    bundle: Bundle, backend: Backend, memory: Memory = "normal", graphs: Backend | None = None, prologue: str = ""
+) -> Iterator[Figure]:
+    """The figures of parity.json, measured again here; each is yielded when it is known.
+
+    `graphs` is the backend that runs the graphs as they are written, where `backend` cannot (TensorRT): then its
+    engines, and its loop, are compared with these as well. Without any, engines are compared with torch alone.
+    """
+    if graphs is None and not backend.needs_engines:
+        graphs = backend
     parity = bundle.parity()
     references = tensors_from_bytes(bundle.view(parity.references), parity.references)
     compared = {figure.tensor.partition("/")[0] for figure in parity.figures}
@@ -41,21 +51,56 @@ def measured(bundle: Bundle, backend: Backend, memory: Memory = "normal") -> Ite
         raise BundleError(f"{bundle.root}: parity.json must compare every graph and the trajectory; look at {odd}")
 
     def load_plain(name: str) -> Engine:
-        return backend.load_graph(bundle.graph(name), optimise=False, mapped=memory == "low")
+        assert graphs is not None
+        return graphs.load_graph(bundle.graph(name), optimise=False, mapped=memory == "low")
 
-    plain = OneAtATime(tuple(bundle.manifest.graphs), load_plain)
-    yield from _components(parity, references, backend, plain, "torch and the graph, run node by node")
-    plain.close()
-    loaded = load_engines(bundle, backend, memory)
+    made: dict[str, Array] = {}
+    if graphs is not None:
+        plain, runner = OneAtATime(tuple(bundle.manifest.graphs), load_plain), graphs
+        against = "torch and the graph, run node by node"
+        yield from _components(parity, references, lambda _: runner, plain, against, made)
+        plain.close()
+    loaded = load_engines(bundle, backend, memory, graphs if prologue == "cpu" else None)
     how = "built engine" if loaded.built else "optimised graph"
-    yield from _components(parity, references, backend, loaded.engines, f"torch and the {how}")
-    yield from _trajectory(bundle, parity, references, backend, loaded.engines, f"torch's pipeline and the loop, {how}")
+
+    def runs(component: str) -> Backend:
+        return backend if component in LOOP else loaded.prologue
+
+    built: dict[str, Array] = {}
+    yield from _components(parity, references, runs, loaded.engines, f"torch and the {how}", built)
+    if graphs is not None and graphs is not backend:
+        for figure in parity.figures:
+            if figure.tensor in built:
+                against = f"the graph in {graphs.name} and the engine of {backend.name}"
+                yield _measured(figure, built[figure.tensor], made[figure.tensor], against)
+    loop = _Loop(backend, loaded.engines, loaded.prologue)
+    yield from _trajectory(bundle, parity, references, loop, f"torch's pipeline and the loop, {how}")
+    if graphs is not None and graphs is not backend:
+        engines = load_engines(bundle, graphs, memory).engines
+        against = f"the loop in {graphs.name} and in {backend.name}"
+        yield from _trajectory(bundle, parity, references, loop, against, _Loop(graphs, engines, graphs))
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """Engines that draw."""
+
+    backend: Backend
+    engines: Mapping[str, Engine]
+    prologue: Backend
 
 
 def _components(
-    parity: Parity, references: dict[str, Array], backend: Backend, engines: Mapping[str, Engine], against: str
+    parity: Parity,
+    references: dict[str, Array],
+    backend_of: Callable[[str], Backend],
+    engines: Mapping[str, Engine],
+    against: str,
+    made: dict[str, Array],
 ) -> Iterator[Figure]:
+    """Compares every engine with torch, and keeps what it made under the figure's name."""
     for component, engine in engines.items():
+        backend = backend_of(component)
         figures = [figure for figure in parity.figures if figure.tensor.partition("/")[0] == component]
         inputs = _tensors_below(references, f"{component}/input/")
         expected = _tensors_below(references, f"{component}/output/")
@@ -65,6 +110,7 @@ def _components(
         actual = run_once(backend, engine, inputs, {name: values.shape for name, values in expected.items()})
         for figure in figures:
             name = figure.tensor.partition("/")[2]
+            made[figure.tensor] = actual[name]
             yield _measured(figure, actual[name], expected[name], against)
 
 
@@ -76,10 +122,11 @@ def _trajectory(
     bundle: Bundle,
     parity: Parity,
     references: dict[str, Array],
-    backend: Backend,
-    engines: Mapping[str, Engine],
+    loop: _Loop,
     against: str,
+    other: _Loop | None = None,
 ) -> Iterator[Figure]:
+    """The pictures of a loop, against torch's or against those of another loop."""
     figures = [figure for figure in parity.figures if figure.tensor.startswith(f"{TRAJECTORY}/")]
     tokenizers = Tokenizers(bundle.tokenizers())
     for figure in figures:
@@ -91,6 +138,8 @@ def _trajectory(
         key = f"{TRAJECTORY}/{f'{OVER_IMAGE}_' if over_image else ''}"
         draws = tensor(references, f"{key}noise", (1 + table.noise_draws, *shape), parity.references)
         expected = _reference(references, figure.tensor, parity.references)
+        if name == "noise" and other is not None:
+            continue
         if name == "noise":
             drawn = noise_from_seed(parity.seed, shape, table.noise_draws).draws
             yield _measured(figure, drawn, expected, "torch's generator")
@@ -109,7 +158,9 @@ def _trajectory(
             tokenizers,
             pixels,
         )
-        image = sample(backend, engines, bundle.manifest, trajectory)
+        image = sample(loop.backend, loop.engines, bundle.manifest, trajectory, loop.prologue)
+        if other is not None:
+            expected = sample(other.backend, other.engines, bundle.manifest, trajectory, other.prologue)
         yield _measured(figure, image, expected, against)
 
 

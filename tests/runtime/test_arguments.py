@@ -7,13 +7,21 @@ from latentc.arguments import parser
 FLAGS = {
     "sample": [
         "--backend", "--batch", "--cfg-scale", "--guidance", "--height", "--help", "--init-image", "--json", "--label",
-        "--latents", "--memory", "--negative-prompt", "--no-metadata", "--output", "--prompt", "--seed", "--separate",
-        "--solver", "--steps", "--strength", "--threads", "--width", "-H", "-W", "-b", "-h", "-n", "-o", "-p", "-s",
+        "--latents", "--memory", "--negative-prompt", "--no-metadata", "--output", "--prologue", "--prompt", "--seed",
+        "--separate", "--solver", "--steps", "--strength", "--threads", "--width", "-H", "-W", "-b", "-h", "-n", "-o",
+        "-p", "-s", "BUNDLE",
+    ],
+    "build": [
+        "--backend", "--batch", "--force", "--hardware-compatible", "--help", "--json", "--opt-level", "--prologue",
+        "--size", "--strip-weights", "--threads", "--version-compatible", "--weight-streaming", "--workspace", "-h",
         "BUNDLE",
     ],
-    "build": ["--backend", "--force", "--help", "--json", "--threads", "-h", "BUNDLE"],
+    "bench": [
+        "--backend", "--batch", "--height", "--help", "--json", "--prologue", "--repeat", "--steps", "--threads",
+        "--width", "-H", "-W", "-h", "BUNDLE",
+    ],
     "inspect": ["--help", "--json", "-h", "BUNDLE"],
-    "verify": ["--backend", "--help", "--json", "--memory", "--threads", "-h", "BUNDLE"],
+    "verify": ["--backend", "--help", "--json", "--memory", "--prologue", "--threads", "-h", "BUNDLE"],
 }  # fmt: skip
 
 

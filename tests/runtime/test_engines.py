@@ -149,8 +149,8 @@ from pathlib import Path
 from latentc.backends.onnxruntime import OnnxRuntimeBackend
 from latentc.cli import main
 build = OnnxRuntimeBackend.build_engine
-def slow(self, graph, directory):
-    files = build(self, graph, directory)
+def slow(self, graph, directory, manifest):
+    files = build(self, graph, directory, manifest)
     Path(sys.argv[2]).touch()
     time.sleep(60)
     return files

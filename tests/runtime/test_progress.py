@@ -37,3 +37,13 @@ def test_stopwatch_adds_up() -> None:
     timings = watch.timings_ms()
     assert list(timings) == ["a", "b", "total"]
     assert timings["total"] == pytest.approx(timings["a"] + timings["b"], abs=0.01)
+
+
+def test_a_devices_time_is_put_right_and_still_adds_up() -> None:
+    watch = Stopwatch()
+    for name in ("denoise", "decode"):
+        watch.lap(name)
+    before = watch.laps_ms["denoise"] + watch.laps_ms["decode"]
+    watch.correct("denoise", "decode", 5.0)
+    assert watch.laps_ms["denoise"] == 5.0
+    assert watch.laps_ms["decode"] == pytest.approx(before - 5.0, abs=0.01)

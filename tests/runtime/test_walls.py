@@ -1,6 +1,7 @@
 """What the runtime may import: no torch, no compiler, no Pillow, and for a start nothing that it does not need."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ FORBIDDEN = [
     "torch", "diffusers", "transformers", "accelerate", "onnx", "onnx_ir", "onnxscript", "safetensors", "scipy",
     "PIL", "export", "models", "benchmarks",
 ]  # fmt: skip
+
+GPU = ["tensorrt", "tensorrt_lean", "cuda"]  # only where a backend is opened
 
 
 def modules() -> list[str]:
@@ -30,11 +33,20 @@ def imported_by(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
+def test_tensorrt_and_cuda_live_in_their_folders() -> None:
+    """Nothing imports them by statement, and only two modules name what they import when they are asked to."""
+    sources = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")}
+    imports = re.compile(r"^\s*(import|from) (tensorrt|cuda)\b", re.M)
+    assert not [name for name, text in sources.items() if imports.search(text)]
+    naming = {name for name, text in sources.items() if re.search(r'"tensorrt_lean"|"cuda\.[a-z.]+"', text)}
+    assert naming == {"backends/__init__.py", "backends/tensorrt/library.py", "backends/cuda/runtime.py"}
+
+
 def test_every_module_imports_where_there_is_no_torch() -> None:
     assert {"latentc.cli", "latentc.sampler", "latentc.backends.onnxruntime", "latentc.commands.sample"} <= set(
         modules()
     )
-    block = f"import sys, importlib\nfor name in {FORBIDDEN}: sys.modules[name] = None\n"
+    block = f"import sys, importlib\nfor name in {[*FORBIDDEN, *GPU]}: sys.modules[name] = None\n"
     imported_by(block + f"for name in {modules()}: importlib.import_module(name)")
 
 
@@ -48,7 +60,7 @@ def test_the_block_itself_works() -> None:
 
 
 def test_the_command_line_imports_nothing_heavy() -> None:
-    heavy = {"numpy", "onnxruntime", "msgspec", "difflib", "logging", *FORBIDDEN}
+    heavy = {"numpy", "onnxruntime", "msgspec", "difflib", "logging", *FORBIDDEN, *GPU}
     assert not heavy & imported_by("import latentc.cli")
     helped = "import latentc.cli\ntry: latentc.cli.main(['sample', '--help'])\nexcept SystemExit: pass"
     assert not heavy & imported_by(helped)

@@ -17,18 +17,22 @@ optimisation converts every half-precision weight to single, for good. `mapped` 
 import hashlib
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import onnxruntime
 
-from latentc.backends.protocol import Array, Buffer, Engine
+from latentc.backends.host import HostBuffer, HostInstant, HostLoopMemory, peak_bytes
+from latentc.backends.options import EngineOptions
+from latentc.backends.protocol import Buffer, Engine, Instant, LoopMemory
+from latentc.backends.refusal import exact_refusal
 from latentc.bundle import GraphBytes
 from latentc.errors import BackendError
 from latentc.heap import give_back_large_blocks
 from latentc.pages import release
+from latentc.schema import Manifest
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _FATAL_ONLY = 4  # ONNX Runtime's log level: its errors reach us as exceptions already
@@ -41,34 +45,11 @@ _EXTERNAL_FROM_BYTES = 1024  # initialisers of this size or more go to the engin
 T = TypeVar("T")
 
 
-def open_backend(threads: int) -> "OnnxRuntimeBackend":
-    """The CPU backend; `threads` 0 means one thread for each core that the process may use."""
+def open_backend(threads: int, options: EngineOptions) -> "OnnxRuntimeBackend":
+    """The CPU backend; `threads` 0 means one thread for each core that the process may use. It has no options."""
+    if options.given():
+        raise BackendError(f"backend onnxruntime has no {', '.join(options.given())}; these are for --backend tensorrt")
     return OnnxRuntimeBackend(threads)
-
-
-class HostBuffer:
-    """A numpy array as a Buffer."""
-
-    def __init__(self, array: Array) -> None:
-        self.array = array
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    def view(self, index: int) -> "HostBuffer":
-        return HostBuffer(self.array[index])
-
-    def shaped(self, shape: tuple[int, ...]) -> "HostBuffer":
-        return HostBuffer(self.array.reshape(shape))
-
-    def write(self, values: Array) -> None:
-        if values.shape != self.array.shape:  # copyto would broadcast
-            raise ValueError(f"expected shape {list(self.array.shape)}, got {list(values.shape)}")
-        np.copyto(self.array, values, casting="no")
-
-    def read(self) -> Array:
-        return self.array.copy()
 
 
 class OnnxRuntimeEngine:
@@ -99,7 +80,11 @@ class OnnxRuntimeEngine:
         missing = (self._inputs | self._outputs) - self._bound.keys()
         if missing:
             raise BackendError(f"graph {self._name} has nothing bound to {', '.join(sorted(missing))}")
-        _check(f"graph {self._name} cannot be run", lambda: session.run_with_iobinding(binding))
+        checked(f"graph {self._name} cannot be run", lambda: session.run_with_iobinding(binding))
+
+    def with_own_bindings(self) -> "OnnxRuntimeEngine":
+        """The same session, for use beside this one."""
+        return OnnxRuntimeEngine(self._name, self._opened()[0], self._weights)
 
     def close(self) -> None:
         self._session = self._binding = None
@@ -131,6 +116,14 @@ class OnnxRuntimeBackend:
     def target(self) -> str:
         return f"onnxruntime-cpu-{platform.machine()}"
 
+    @property
+    def targets(self) -> str:
+        return self.target
+
+    @property
+    def needs_engines(self) -> bool:
+        return False
+
     def engine_key(self) -> dict[str, str]:
         return {
             "onnxruntime": onnxruntime.__version__,
@@ -140,18 +133,41 @@ class OnnxRuntimeBackend:
             "external_from_bytes": str(_EXTERNAL_FROM_BYTES),
         }
 
-    def buffer(self, shape: tuple[int, ...], dtype: type[np.generic]) -> HostBuffer:
+    def build_options(self) -> dict[str, str]:
+        return {}
+
+    def refusal(self, key: Mapping[str, str], options: Mapping[str, str]) -> str | None:
+        return exact_refusal(key, self.engine_key())
+
+    def buffer(self, shape: tuple[int, ...], dtype: type[np.generic]) -> Buffer:
         return HostBuffer(np.zeros(shape, dtype))
+
+    def loop_memory(self) -> LoopMemory:
+        return HostLoopMemory()
+
+    def lane(self) -> "OnnxRuntimeBackend":
+        return self  # sessions may be run by several threads at once; an engine's bindings are its own
+
+    def adopted(self, engine: Engine) -> Engine:
+        if not isinstance(engine, OnnxRuntimeEngine):
+            raise TypeError(f"{type(engine).__name__} is no engine of this backend")
+        return engine.with_own_bindings()
+
+    def now(self) -> Instant:
+        return HostInstant()
+
+    def memory_bytes(self) -> int:
+        return peak_bytes()
 
     def load_graph(self, graph: GraphBytes, *, optimise: bool = True, mapped: bool = False) -> Engine:
         options = self._options(optimise)
         if mapped:
             _leave_weights_alone(options, optimise)
-        session = _session(graph, options)
+        engine = self._engine(graph, options)
         release(graph.weights)  # what was copied is not read again, and what is mapped is read when it is used
-        return OnnxRuntimeEngine(graph.name, session, graph.weights)
+        return engine
 
-    def build_engine(self, graph: GraphBytes, directory: Path) -> list[str]:
+    def build_engine(self, graph: GraphBytes, directory: Path, manifest: Manifest) -> list[str]:
         options = self._options(optimise=True)
         model, weights = f"{graph.name}.onnx", f"{graph.name}.weights"
         options.optimized_model_filepath = str(directory / model)
@@ -159,13 +175,19 @@ class OnnxRuntimeBackend:
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_min_size_in_bytes", str(_EXTERNAL_FROM_BYTES)
         )
-        _session(graph, options)
+        self._session(graph, options)
         (directory / weights).touch()  # a model without large initialisers leaves none
         return [model, weights]
 
-    def load_engine(self, name: str, files: dict[str, memoryview]) -> Engine:
+    def load_engine(self, name: str, files: dict[str, memoryview], graph: GraphBytes) -> Engine:
         model, weights = f"{name}.onnx", f"{name}.weights"
         return self.load_graph(GraphBytes(name, files[model], weights, files[weights]), optimise=False)
+
+    def _engine(self, graph: GraphBytes, options: onnxruntime.SessionOptions) -> Engine:
+        return OnnxRuntimeEngine(graph.name, self._session(graph, options), graph.weights)
+
+    def _session(self, graph: GraphBytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+        return session_of(graph, options, _PROVIDERS)
 
     def _options(self, optimise: bool) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()
@@ -204,18 +226,20 @@ def _leave_weights_alone(options: onnxruntime.SessionOptions, optimise: bool) ->
     give_back_large_blocks()
 
 
-def _session(graph: GraphBytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+def session_of(
+    graph: GraphBytes, options: onnxruntime.SessionOptions, providers: Sequence[str | tuple[str, dict[str, str]]]
+) -> onnxruntime.InferenceSession:
     """A session on the bytes of `graph`, which can reach no other file."""
     weights = np.frombuffer(graph.weights, np.uint8) if len(graph.weights) else np.empty(0, np.uint8)
 
     def load() -> onnxruntime.InferenceSession:
         options.add_external_initializers_from_files_in_memory([graph.weights_name], [weights], [len(weights)])
-        return onnxruntime.InferenceSession(bytes(graph.model), options, providers=_PROVIDERS)
+        return onnxruntime.InferenceSession(bytes(graph.model), options, providers=providers)
 
-    return _check(f"graph {graph.name} cannot be loaded", load)
+    return checked(f"graph {graph.name} cannot be loaded", load)
 
 
-def _check(what: str, call: Callable[[], T]) -> T:
+def checked(what: str, call: Callable[[], T]) -> T:
     """The one boundary to ONNX Runtime: its exceptions have no common base but Exception."""
     try:
         return call()

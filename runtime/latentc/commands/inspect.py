@@ -89,7 +89,7 @@ def _report(bundle: Bundle) -> Report:
         graphs=manifest.graphs,
         hoisting=manifest.hoisting,
         memory={memory: predicted(manifest, memory) for memory in MEMORY},
-        engines=sorted(path.name for path in engines.iterdir() if path.name[0] != ".") if engines.is_dir() else [],
+        engines=sorted(path.parent.name for path in engines.glob("*/engine.json") if path.parent.name[0] != "."),
         provenance=manifest.provenance,
     )
 

@@ -52,6 +52,7 @@ class Options:
     no_metadata: bool
     backend: str
     threads: int
+    prologue: str
     memory: Memory
     json: bool
 
@@ -83,7 +84,7 @@ class Report(msgspec.Struct, frozen=True):
 def run(options: Options) -> None:
     """Opens, resolves, loads, loops, decodes, writes, reports."""
     stopwatch = Stopwatch()
-    backend_name = resolve_backend(options.backend)
+    backend_name = resolve_backend(options.backend, options.bundle)
     if options.threads < 0:
         raise RequestError(f"--threads {options.threads} is out of range; give 1 or more")
     with ThreadPoolExecutor(1) as pool:
@@ -100,7 +101,8 @@ def run(options: Options) -> None:
         paths = output_paths(options.output, request.count, options.separate)
         stopwatch.lap("open")
         backend = opening.result()
-    loaded = load_engines(bundle, backend, options.memory)
+    prologue = open_backend("onnxruntime", options.threads) if options.prologue == "cpu" else None
+    loaded = load_engines(bundle, backend, options.memory, prologue)
     if loaded.reason is not None:
         todo = f"; latentc build {options.bundle} renews them" if options.memory == "normal" else ""
         print(f"latentc: the built engines are not used ({loaded.reason}){todo}", file=sys.stderr)
@@ -110,14 +112,17 @@ def run(options: Options) -> None:
     notices = list(dict.fromkeys(notice for batch in trajectory.texts for notice in batch.notices))
     for notice in notices:
         print(f"latentc: {notice}", file=sys.stderr)
-    sampling = Sampling(backend, loaded.engines, bundle.manifest, trajectory)
+    sampling = Sampling(backend, loaded.engines, bundle.manifest, trajectory, prologue=loaded.prologue)
     stopwatch.lap("prepare")
+    begun = backend.now()
     bar = ProgressBar("denoise", sampling.calls)
     for call in sampling.steps():
         bar.update(call)
+    denoised = backend.now()
     stopwatch.lap("denoise")
     drawn = quantise(sampling.decode())
     stopwatch.lap("decode")
+    stopwatch.correct("denoise", "decode", denoised.ms_since(begun))  # a GPU's steps return before they are done
 
     pictures = list(drawn) if options.separate else [grid(drawn)]
     for position, (path, picture) in enumerate(zip(paths, pictures, strict=True)):

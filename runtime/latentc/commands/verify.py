@@ -6,9 +6,10 @@ from pathlib import Path
 
 import msgspec
 
-from latentc.backends import open_backend
+from latentc.backends import open_backend, resolve_backend
+from latentc.backends.protocol import Backend
 from latentc.bundle import Bundle, hashed_files, manifest_of
-from latentc.errors import BundleError, ParityError, RequestError
+from latentc.errors import BackendError, BundleError, ParityError, RequestError
 from latentc.memory import Memory
 from latentc.schema import Figure
 from latentc.verification import measured
@@ -21,6 +22,7 @@ class Options:
     bundle: Path
     backend: str
     threads: int
+    prologue: str
     memory: Memory
     json: bool
 
@@ -42,9 +44,11 @@ def run(options: Options) -> None:
     if options.threads < 0:
         raise RequestError(f"--threads {options.threads} is out of range; give 1 or more")
     bundle, unlisted = _hashed(options)
-    backend = open_backend(options.backend, options.threads)
+    name = resolve_backend(options.backend, options.bundle)
+    backend = open_backend(name, options.threads)
+    graphs = backend if name == "onnxruntime" else _graphs_backend(options)
     figures: list[Figure] = []
-    for figure in measured(bundle, backend, options.memory):
+    for figure in measured(bundle, backend, options.memory, graphs, options.prologue):
         figures.append(figure)
         _say(options, f"{'ok' if figure.holds else 'FAIL':<6}{_words(figure)}")
     failed = [figure for figure in figures if not figure.holds]
@@ -55,6 +59,15 @@ def run(options: Options) -> None:
     if failed:
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         raise ParityError(f"{options.bundle}: {_words(failed[0])}{more}")
+
+
+def _graphs_backend(options: Options) -> Backend | None:
+    """ONNX Runtime, which a device need not have (there is none that is new enough for Python 3.10)."""
+    try:
+        return open_backend("onnxruntime", options.threads)
+    except (BackendError, ImportError) as error:
+        _say(options, f"note  engines are compared with torch's outputs alone, not with the graphs: {error}")
+        return None
 
 
 def _hashed(options: Options) -> tuple[Bundle, list[str]]:
