@@ -41,7 +41,8 @@ $(installed): pyproject.toml runtime/pyproject.toml constraints.txt
 .PHONY: lock
 lock: ## writes constraints.txt from what .venv holds
 	{ echo '# Every version that make dev installs. Written by: make lock'; \
-	  $(bin)/python -m pip list --format=freeze | grep -v '^latentc==' | sed 's/+cpu$$//'; } > constraints.tmp
+	  $(bin)/python -m pip list --format=freeze | grep -v '^latentc==' | sed 's/+cpu$$//'; \
+	  sed -n '/^# What make binary adds/,$$p' constraints.txt; } > constraints.tmp
 	mv constraints.tmp constraints.txt
 
 .PHONY: sample
@@ -110,6 +111,25 @@ bench-gpu: $(installed) ## measures on an NVIDIA GPU (an hour): benchmarks/resul
 .PHONY: wheel
 wheel: $(installed) ## builds the runtime's wheel into build/wheel
 	$(bin)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel ./runtime
+
+# An environment of its own: what PyInstaller does not see it cannot put in. tokenizers comes without what it depends on,
+# since latentc calls nothing that needs it (32 MB).
+binary_bin := build/binary-venv/bin
+$(binary_bin)/.installed: pyproject.toml runtime/pyproject.toml constraints.txt
+	test -x $(binary_bin)/python || $(PYTHON) -m venv build/binary-venv
+	$(binary_bin)/python -m pip install --quiet --disable-pip-version-check --upgrade --constraint constraints.txt pip
+	$(binary_bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group binary
+	$(binary_bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable "./runtime[cpu,image]"
+	$(binary_bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps tokenizers
+	touch $@
+
+.PHONY: binary
+binary: build/binary/latentc/latentc ## builds build/binary/latentc, a folder that runs without Python (docs/low-latency.md)
+
+build/binary/latentc/latentc: $(binary_bin)/.installed $(wildcard runtime/binary/*) $(shell find runtime/latentc -name '*.py')
+	$(binary_bin)/python -m PyInstaller runtime/binary/latentc.spec --noconfirm --log-level WARN \
+	  --distpath build/binary --workpath build/binary-work
+	touch $@
 
 .PHONY: clean
 clean: ## removes what was built (not .venv)
