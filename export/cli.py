@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 dump=arguments.dump,
                 bounds=_bounds(arguments),
                 memory_bytes=arguments.memory,
+                cache=arguments.cache,
             )
         )
     except (SourceError, LatentcError) as error:
@@ -102,6 +103,11 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument(
         "--img2img", action="store_true", help="with the encoder, so that latentc sample takes --init-image"
+    )
+    result.add_argument(
+        "--cache",
+        action="store_true",
+        help="with a step that leaves the middle blocks out, so that latentc sample takes --cache (transformers)",
     )
     result.add_argument(
         "--lora",

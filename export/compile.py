@@ -5,7 +5,7 @@ same inputs, and how far apart they are is a figure of the parity report (export
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -20,6 +20,7 @@ from export.proof import Parts, compare_phase, run_parts
 from export.reach import Reach
 from export.runner import run_model
 from export.step import FusedStep
+from export.step_cache.split import Split, split_step
 from export.targets import Target, check_target
 from export.trace import TracedStep
 
@@ -27,6 +28,7 @@ PHASE_BOUND = 1e-6  # relative L2 of a phase that changes no arithmetic, float32
 Recall = Callable[[str, Callable[[], Measured]], Measured]
 LOOP_INPUTS = ("history", "input_row")
 SCHEDULE_INPUTS = ("timestep",)
+CACHED = "denoise_cached"
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,12 @@ class NarrowedStep:
     half: Mapping[str, HalfReport]
     void_islands: tuple[str, ...] = ()  # patterns of the family that hold no node of any graph
     wide_outputs: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)  # in float32, of the last sample
+    split: Split | None = None  # of the denoise graph, where steps may be cached
+
+    @property
+    def shared_weights(self) -> dict[str, str]:
+        """The graphs whose weights all lie in another graph's file."""
+        return {} if self.split is None else {CACHED: "denoise"}
 
 
 def no_recall(name: str, measure: Callable[[], Measured]) -> Measured:
@@ -154,6 +162,15 @@ def narrow(
     everywhere = [node for graph in hoisted.graphs.values() for node in graph.graph]
     void = tuple(island.pattern for island in islands if not any(island.holds(node) for node in everywhere))
     return NarrowedStep(hoisted, graphs, reports, void, wide)
+
+
+def with_cached_step(narrowed: NarrowedStep) -> NarrowedStep:
+    """`denoise` returns what its middle blocks add, and `denoise_cached` takes it in their place (export/step_cache)."""
+    split = split_step(narrowed.graphs["denoise"], narrowed.hoisted.step.model.blocks)
+    graphs: dict[str, ir.Model] = {}
+    for name, graph in narrowed.graphs.items():
+        graphs |= {"denoise": split.full, CACHED: split.cached} if name == "denoise" else {name: graph}
+    return replace(narrowed, graphs=graphs, split=split)
 
 
 def check_graphs(narrowed: NarrowedStep, target: Target) -> None:

@@ -35,15 +35,23 @@ class WrittenGraph(GraphBytes):
     records: Mapping[str, schema.FileRecord]
 
 
-def write_graphs(directory: Path, graphs: Mapping[str, ir.Model], work: Path | None = None) -> dict[str, WrittenGraph]:
+def write_graphs(
+    directory: Path,
+    graphs: Mapping[str, ir.Model],
+    work: Path | None = None,
+    shared: Mapping[str, str] | None = None,
+) -> dict[str, WrittenGraph]:
     """graphs/NAME.onnx and graphs/NAME.weights; returns them mapped, with what the manifest says of them.
 
     work: where journals lie (`Stage.work`), by which a later call continues this one; without it nothing is continued.
+    shared: graphs without a file of weights, by the graph in whose file all of theirs are, under the same names.
     Raises SourceError for a tensor that holds NaN, or infinity where it is no attention mask.
     """
     folder = directory / "graphs"
     folder.mkdir(exist_ok=True)
-    names = {f"{name}{suffix}" for name in graphs for suffix in (".onnx", ".weights")}
+    shared = shared or {}
+    own = {name: model for name, model in graphs.items() if name not in shared}
+    names = {f"{name}.onnx" for name in graphs} | {f"{name}.weights" for name in own}
     for path in folder.iterdir():
         if path.name not in names:
             path.unlink()
@@ -52,20 +60,24 @@ def write_graphs(directory: Path, graphs: Mapping[str, ir.Model], work: Path | N
             name: stack.enter_context(
                 WeightsFile(folder / f"{name}.weights", weight_places(model), work and work / f"{name}.journal")
             )
-            for name, model in graphs.items()
+            for name, model in own.items()
         }
         with _byte_bar("check", sum(file.journaled_bytes() for file in files.values()), 0) as advance:
             for file in files.values():
                 file.recover(advance)
         total, kept = (sum(sizes) for sizes in zip(*((f.num_bytes, f.kept_bytes) for f in files.values()), strict=True))
         with _byte_bar("weights", total, kept) as advance:
-            return {name: _write_graph(directory, name, model, files[name], advance) for name, model in graphs.items()}
+            written = {name: _write_graph(directory, name, model, files[name], advance) for name, model in own.items()}
+    return {
+        name: written[name] if name in own else _write_sharing(directory, name, model, shared[name], graphs)
+        for name, model in graphs.items()
+    }
 
 
 def _write_graph(directory: Path, name: str, model: ir.Model, file: WeightsFile, advance: Advance) -> WrittenGraph:
     _write_weights(model, file, advance)
     graph, weights = f"graphs/{name}.onnx", f"graphs/{name}.weights"
-    data = _graph_file(name, model, file.places)
+    data = _graph_file(name, model, file.places, f"{name}.weights")
     (directory / graph).write_bytes(data)
     records = {
         graph: schema.FileRecord(sha256=hashlib.sha256(data).hexdigest(), num_bytes=len(data)),
@@ -73,6 +85,23 @@ def _write_graph(directory: Path, name: str, model: ir.Model, file: WeightsFile,
     }
     return WrittenGraph(
         name, map_file(directory, graph), f"{name}.weights", map_file(directory, weights), records=records
+    )
+
+
+def _write_sharing(
+    directory: Path, name: str, model: ir.Model, owner: str, graphs: Mapping[str, ir.Model]
+) -> WrittenGraph:
+    """A graph whose weights are among those of `owner`, which are written."""
+    mine, theirs = dict(_tensors(model)), dict(_tensors(graphs[owner]))
+    other = [key for key, tensor in mine.items() if tensor.nbytes > INLINE_BYTES and theirs.get(key) is not tensor]
+    assert not other, f"{name} shares the weights of {owner}, and {other[0]} is none of them"
+    places = [place for place in weight_places(graphs[owner]) if place.name in mine]
+    graph, weights = f"graphs/{name}.onnx", f"graphs/{owner}.weights"
+    data = _graph_file(name, model, places, f"{owner}.weights")
+    (directory / graph).write_bytes(data)
+    records = {graph: schema.FileRecord(sha256=hashlib.sha256(data).hexdigest(), num_bytes=len(data))}
+    return WrittenGraph(
+        name, map_file(directory, graph), f"{owner}.weights", map_file(directory, weights), records=records
     )
 
 
@@ -116,8 +145,8 @@ def file_records(graphs: Mapping[str, WrittenGraph]) -> dict[str, schema.FileRec
     return {file: record for graph in graphs.values() for file, record in graph.records.items()}
 
 
-def _graph_file(name: str, model: ir.Model, places: Sequence[Place]) -> bytes:
-    """`model` in ONNX's format, with what has a place left out of it; checks what stays in it."""
+def _graph_file(name: str, model: ir.Model, places: Sequence[Place], weights: str) -> bytes:
+    """`model` in ONNX's format, with what has a place in the file `weights` left out of it; checks what stays in it."""
     # The trace's notes (module paths, for islands) hold file names of this machine: equal exports are equal bytes.
     bare = model.clone()  # shares all tensors
     ClearMetadataAndDocStringPass()(bare)
@@ -127,7 +156,7 @@ def _graph_file(name: str, model: ir.Model, places: Sequence[Place]) -> bytes:
         place = external.get(tensor_name)
         if place is not None:
             bare.graph.initializers[place.name].const_value = ir.ExternalTensor(
-                f"{name}.weights",
+                weights,
                 place.offset,
                 place.num_bytes,
                 tensor.dtype,

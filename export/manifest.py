@@ -7,7 +7,7 @@ import latentc
 import onnx_ir as ir
 from latentc import schema
 
-from export.compile import NarrowedStep, typical_dims
+from export.compile import CACHED, NarrowedStep, typical_dims
 from export.cost import GraphCost, cost_of_graph
 from export.examples import text_rule
 from export.live_memory import peak_activation_bytes
@@ -15,6 +15,7 @@ from export.solver_table import SolverTable
 from export.solvers import plain_settings
 from export.source import Source
 from export.step import FusedStep
+from export.step_cache.levels import LEVELS
 from models.latent_diffusion import LatentDiffusion, TextEncoder
 
 _RECORDED = ("torch", "diffusers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
@@ -68,6 +69,7 @@ def draft_manifest(
             cfg_scale=model.default_cfg_scale,
             guidance=model.default_guidance,
         ),
+        step_cache=_step_cache_record(narrowed),
         files={},
         provenance=schema.Provenance(
             source=source.directory.name,
@@ -116,10 +118,10 @@ def _graph_record(name: str, narrowed: NarrowedStep, table: SolverTable, target:
     cost = _cost(name, graph, narrowed.hoisted.step, table)
     return schema.Graph(
         file=f"graphs/{name}.onnx",
-        weights=f"graphs/{name}.weights",
+        weights=f"graphs/{narrowed.shared_weights.get(name, name)}.weights",
         inputs=tuple(_tensor_spec(value) for value in graph.graph.inputs),
         outputs=tuple(_tensor_spec(value) for value in graph.graph.outputs),
-        runs_once_per="step" if name == "denoise" else "request",
+        runs_once_per="step" if name in ("denoise", CACHED) else "request",
         nodes=cost.nodes,
         parameters=cost.parameters,
         weight_bytes=cost.weight_bytes,
@@ -132,7 +134,7 @@ def _activation_bytes(name: str, narrowed: NarrowedStep, table: SolverTable, tar
     """Of one picture at the default table with the default guidance; the prompt graph runs branch by branch."""
     step, layout = narrowed.hoisted.step, narrowed.hoisted.layout
     branches = 2 if step.model.default_cfg_scale > 1 else 1
-    rows = {"denoise": branches}
+    rows = {"denoise": branches, CACHED: branches}
     if layout is not None:
         rows["schedule"] = table.calls * (1 if layout.rows_per_step == "1" else branches)
     dims = _dims(name, step, table) | {"guidance_branches": rows.get(name, 1), "texts": branches}
@@ -167,6 +169,15 @@ def _hoisting_record(narrowed: NarrowedStep, table: SolverTable) -> schema.Hoist
         whole_parameters=cost.parameters,
         whole_weight_bytes=cost.weight_bytes,
         whole_flops=cost.flops,
+    )
+
+
+def _step_cache_record(narrowed: NarrowedStep) -> schema.StepCache | None:
+    split = narrowed.split
+    if split is None:
+        return None
+    return schema.StepCache(
+        first_block=split.first, end_block=split.end, blocks=split.count, residuals=split.residuals, levels=dict(LEVELS)
     )
 
 

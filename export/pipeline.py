@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import numpy as np
-from latentc.bundle import MANIFEST
+from latentc.bundle import MANIFEST, GraphBytes
 from latentc.heap import give_back_large_blocks
 from latentc.schema import Manifest, Precision
 
 from export.calibrate import calibration_inputs
-from export.compile import HoistedStep, NarrowedStep, check_graphs, clean_graphs, hoist, narrow
+from export.compile import HoistedStep, NarrowedStep, check_graphs, clean_graphs, hoist, narrow, with_cached_step
 from export.dump import dump_clean, dump_final
 from export.examples import parity_size
 from export.graph_files import file_records, weight_places, write_graphs
@@ -24,18 +25,20 @@ from export.parity_request import parity_table
 from export.preflight import SMALL_FILES_BYTES, estimated_bundle_bytes, memory_need, require_disk, require_memory
 from export.proof import hoisted_values
 from export.reach import DEFAULT_MEMORY_BYTES, Reach, reach_of
-from export.remembered import Nested, remembered_arrays, remembered_measure, remembered_verification
+from export.remembered import Nested, remembered_arrays, remembered_measure, remembered_tables, remembered_verification
 from export.segments import SEGMENT_BYTES
 from export.solver_probe import Schedule
 from export.solver_table import SolverTable, table_from_solver
 from export.solvers import own_solver, solver_from_name
 from export.source import hashed_source, source_directory
 from export.source_sizes import source_sizes
-from export.stage import open_stage, stage_bytes
+from export.stage import Stage, open_stage, stage_bytes
 from export.step import FusedStep, fuse_step
+from export.step_cache.calibrate import calibrated
+from export.step_cache.split import LEAST_BLOCKS
 from export.targets import Target
 from export.trace import trace_step
-from export.verify import BOUNDS, Bounds, Checked, Verified, verify_graphs
+from export.verify import BOUNDS, Bounds, Checked, Verified, checking_engines, verify_graphs
 from export.work_key import work_key
 from export.write import seal, write_tables, write_tokenizers
 from models.latent_diffusion import LatentDiffusion, Lora, SourceError
@@ -64,6 +67,7 @@ class ExportOptions:
     dump: Path | None = None
     bounds: Bounds | None = None  # None: those of the precision
     memory_bytes: int = DEFAULT_MEMORY_BYTES  # how far checks go (export/reach.py)
+    cache: bool = False  # with a graph for cached steps, and lists of calls that may run it
 
     def as_key(self) -> str:
         """All that the bundle depends on, as text."""
@@ -87,6 +91,8 @@ def export_bundle(options: ExportOptions) -> Manifest:
         # Phase 2: one step of the loop, and the decoder, as clean graphs; and what they are compared on.
         step = fuse_step(model)
         reach = reach_of(step, options.memory_bytes, options.img2img)
+        if options.cache:
+            require_trajectory(reach)
         first = float(parity_table(step, tables).timesteps[0])
         drawn = timed("draw", lambda: drawn_inputs(step, reach, first, encode=options.img2img))
         phase_inputs = drawn.for_phases()
@@ -103,17 +109,21 @@ def export_bundle(options: ExportOptions) -> Manifest:
             "narrow", lambda: narrow(hoisted, options.precision, samples, partial(remembered_measure, stage))
         )
         report_weights(narrowed)
+        if options.cache:
+            narrowed = with_cached_step(narrowed)
         check_graphs(narrowed, options.target)
         if options.dump is not None:
             dump_final(options.dump, narrowed)
         # Phase 4: written weight by weight, verified as written, sealed, and put in place whole.
         require_disk(options.output, bundle_bytes(narrowed), stage.kept_bytes())
-        graphs = timed("weights", lambda: write_graphs(stage.directory, narrowed.graphs, stage.work))
+        graphs = timed("weights", lambda: write_graphs(stage.directory, narrowed.graphs, stage.work, narrowed.shared_weights))
         records = write_tables(stage.directory, tables)
         tokenizers = write_tokenizers(stage.directory, model)
         draft = draft_manifest(source, narrowed, tables, records, options.precision, options.target)
         bounds = options.bounds or BOUNDS[options.precision]
         directory = stage.directory / "graphs"
+        if options.cache:
+            draft = timed("cache", lambda: with_schedules(stage, narrowed, draft, graphs, tables, tokenizers))
 
         def verify() -> Verified:
             return verify_graphs(source, narrowed, checked, draft, graphs, directory, tables, tokenizers, bounds)
@@ -150,7 +160,8 @@ def handed(hoisted: HoistedStep, drawn: Drawn) -> Nested:
 
 def bundle_bytes(narrowed: NarrowedStep) -> int:
     """The exact size of the weights that will be written, and some room for small files."""
-    places = (weight_places(graph) for graph in narrowed.graphs.values())
+    own = (graph for name, graph in narrowed.graphs.items() if name not in narrowed.shared_weights)
+    places = (weight_places(graph) for graph in own)
     return sum(of_graph[-1].end for of_graph in places if of_graph) + SMALL_FILES_BYTES
 
 
@@ -158,6 +169,12 @@ def fitted(model: LatentDiffusion, options: ExportOptions) -> LatentDiffusion:
     """The model with the default size that was asked for; SourceError for what its family cannot do."""
     if options.img2img and model.encoder is None:
         raise SourceError(f"--img2img: drawing over an image is not supported for {model.pipeline}; leave it away")
+    if options.cache and model.num_blocks < LEAST_BLOCKS:
+        why = f"its denoiser has {model.num_blocks} blocks" if model.blocks else "it has no one stream of blocks to cut"
+        raise SourceError(
+            f"--cache: steps of {model.pipeline} cannot be cached: {why}; transformers of {LEAST_BLOCKS} blocks and "
+            "more can (DiT, FLUX, PixArt, SANA, SD3); leave --cache away"
+        )
     channels, height, width = model.latent_shape
     factor = model.image_shape[1] // height
     for given in options.sizes:
@@ -200,6 +217,28 @@ def probe_tables(model: LatentDiffusion, options: ExportOptions) -> tuple[Solver
         for steps in dict.fromkeys(options.steps or sorted({*USUAL_STEPS, model.default_steps}))
         for size in dict.fromkeys(sizes)
     )
+
+
+def require_trajectory(reach: Reach) -> None:
+    """Refuses a step cache where no picture is drawn: a level is a quality, and that is measured."""
+    if not reach.runs_trajectory:
+        reason = next(item.reason for item in reach.unverified() if item.tensor == "trajectory")
+        raise SourceError(f"--cache draws whole pictures, and {reason}; give a larger --memory, or leave --cache away")
+
+
+def with_schedules(
+    stage: Stage,
+    narrowed: NarrowedStep,
+    draft: Manifest,
+    graphs: Mapping[str, GraphBytes],
+    tables: tuple[SolverTable, ...],
+    tokenizers: Mapping[str, memoryview],
+) -> Manifest:
+    """The manifest with the cached calls of each table."""
+    engines = checking_engines(graphs, stage.directory / "graphs")
+    found = remembered_tables(stage, lambda: calibrated(narrowed, draft, tables, tokenizers, engines))
+    engines.close()
+    return msgspec.structs.replace(draft, tables=found)
 
 
 def calibration(

@@ -47,6 +47,16 @@ def remembered_arrays(stage: Stage, name: str, compute: Callable[[], Nested]) ->
     return computed
 
 
+def remembered_tables(stage: Stage, calibrate: Callable[[], tuple[schema.Table, ...]]) -> tuple[schema.Table, ...]:
+    """The tables with the cached calls that calibration chose."""
+    known = stage.recall("tables.json")
+    if known is not None:
+        return msgspec.json.decode(known, type=tuple[schema.Table, ...])
+    found = calibrate()
+    stage.remember("tables.json", msgspec.json.encode(found))
+    return found
+
+
 def remembered_verification(stage: Stage, verify: Callable[[], Verified]) -> Verified:
     """A report whose bounds hold, with its references."""
     parity, references = stage.recall("parity.json"), stage.recall("parity.safetensors")

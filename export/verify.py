@@ -23,7 +23,7 @@ from latentc.stages import OneAtATime
 from latentc.trajectory import Trajectory
 from torch import nn
 
-from export.compile import NarrowedStep
+from export.compile import CACHED, NarrowedStep
 from export.parity_inputs import SEED, Drawn
 from export.parity_request import (
     over_image,
@@ -35,10 +35,13 @@ from export.parity_request import (
 )
 from export.proof import handed_over, schedule_inputs, taken
 from export.reach import Reach
+from export.runner import run_model
 from export.segment_engine import SegmentEngine
 from export.solver_table import SolverTable
 from export.source import Source
 from export.step import FusedStep
+from export.step_cache.figures import cached_figures
+from export.step_cache.split import split_step
 from export.write import REFERENCES
 from models.latent_diffusion import ReferenceRequest
 
@@ -99,14 +102,7 @@ def verify_graphs(
     `directory` is where the graphs were written. A trajectory beyond the export's reach is left out, and the report
     says so.
     """
-    backend = open_backend("onnxruntime")
-
-    def load(name: str) -> Engine:
-        # What the runtime makes of a large graph (packed and converted weights) is for `latentc verify` to compare.
-        large = len(graphs[name].weights) > _LARGE_BYTES
-        return SegmentEngine(directory / f"{name}.onnx") if large else backend.load_graph(graphs[name])
-
-    engines = OneAtATime(tuple(graphs), load)
+    backend, engines = open_backend("onnxruntime"), checking_engines(graphs, directory)
     figures: list[schema.Figure] = []
     phases = list(narrowed.hoisted.figures)
     references: dict[str, np.ndarray] = {}
@@ -138,6 +134,12 @@ def verify_graphs(
                     tensor=f"trajectory/{name}", measure="psnr_db", value=value, bound=bounds.psnr_db, against=against
                 )
             )
+    if narrowed.split is not None:
+        of_levels, images = cached_figures(
+            source, step, draft, tables, tokenizers, backend, engines, references, bounds.psnr_db
+        )
+        figures += of_levels
+        references |= images
     check_figures(figures + phases)
     assert request.width, "the parity request has a size"
     assert request.height, "the parity request has a size"
@@ -159,6 +161,18 @@ def verify_graphs(
         unverified=checked.reach.unverified(),
     )
     return Verified(parity, references)
+
+
+def checking_engines(graphs: Mapping[str, GraphBytes], directory: Path) -> OneAtATime:
+    """Engines of the graphs that were written to `directory`, for the checks of an export."""
+    backend = open_backend("onnxruntime")
+
+    def load(name: str) -> Engine:
+        # What the runtime makes of a large graph (packed and converted weights) is for `latentc verify` to compare.
+        large = len(graphs[name].weights) > _LARGE_BYTES
+        return SegmentEngine(directory / f"{name}.onnx") if large else backend.load_graph(graphs[name])
+
+    return OneAtATime(tuple(graphs), load)
 
 
 def _l2(tensor: str, actual: np.ndarray, expected: np.ndarray, bound: float, against: str) -> schema.Figure:
@@ -225,7 +239,12 @@ def components(narrowed: NarrowedStep, checked: Checked) -> dict[str, Component]
         found["schedule"] = Component(given, hoisted["schedule"], before)
     known = handed_over(known, hoisted)
     prediction, *_ = _run_torch(step.denoise, inputs["denoise"])
-    found["denoise"] = Component(taken(narrowed.graphs["denoise"], known), {"prediction": prediction}, TORCH)
+    residuals = _residuals(narrowed, known)
+    outputs = {"prediction": prediction, **residuals}
+    found["denoise"] = Component(taken(narrowed.graphs["denoise"], known), outputs, TORCH)
+    if narrowed.split is not None:  # with what the middle adds in this very step it is the whole step again
+        given = taken(narrowed.graphs[CACHED], known | residuals)
+        found[CACHED] = Component(given, {"prediction": prediction}, TORCH)
     image, *_ = _run_torch(step.decode, inputs["decode"])
     found["decode"] = Component(inputs["decode"], {"image": image}, TORCH)
     if "encode" in narrowed.graphs:
@@ -233,6 +252,16 @@ def components(narrowed: NarrowedStep, checked: Checked) -> dict[str, Component]
         latents, *_ = _run_torch(step.model.encoder, inputs["encode"])
         found["encode"] = Component(inputs["encode"], {"latents": latents}, TORCH)
     return found
+
+
+def _residuals(narrowed: NarrowedStep, known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the middle blocks add for the drawn inputs, by the float32 graph; nothing without a cached step."""
+    if narrowed.split is None:
+        return {}
+    wide = split_step(narrowed.hoisted.parts.graphs["denoise"], narrowed.hoisted.step.model.blocks)
+    assert (wide.first, wide.end) == (narrowed.split.first, narrowed.split.end), "narrowing moves no block"
+    found = run_model(wide.full, known)
+    return {name: found[name] for name in narrowed.split.residuals}
 
 
 def _run_torch(module: nn.Module, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:

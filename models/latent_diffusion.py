@@ -4,6 +4,7 @@ Legend for shapes: rows = guidance branches × batch, C/H/W = latent channels, h
 autoencoder's factor, m = the multiple that H and W must be of, texts = prompts that are encoded at once.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,6 +121,14 @@ class LatentDiffusion:
     set_timesteps: Callable[[SchedulerMixin, int, int, int], None] = plain_timesteps  # (scheduler, steps, H, W)
     timesteps_depend_on_size: bool = False  # FLUX's dynamic shift: one table for each size
     overflows: tuple[KnownOverflow, ...] = ()
+    # The lists of blocks that add to one residual stream, by name, as they run; none: steps cannot be cached (U-Nets).
+    blocks: tuple[str, ...] = ()
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks these lists hold."""
+        pattern = re.compile(rf"(?:^|\.)(?:{'|'.join(map(re.escape, self.blocks))})\.\d+$")
+        return sum(bool(pattern.search(name)) for name, _ in self.denoiser.named_modules()) if self.blocks else 0
 
 
 @dataclass(frozen=True)

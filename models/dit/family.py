@@ -57,6 +57,7 @@ class DiT:
             labels=Labels(read_labels(source, num_classes), NULL_LABEL),
             default_steps=DEFAULT_STEPS,
             default_cfg_scale=DEFAULT_CFG_SCALE,
+            blocks=("transformer_blocks",),
         )
 
     def reference_image(

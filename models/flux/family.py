@@ -75,6 +75,7 @@ class Flux:
             set_timesteps=set_timesteps,
             timesteps_depend_on_size=scheduler.config.get("use_dynamic_shifting", False),
             overflows=(RESIDUAL_OVERFLOW, FLUX_VAE_OVERFLOW, *T5_OVERFLOWS),
+            blocks=("transformer_blocks", "single_transformer_blocks"),
         )
 
     def reference_image(

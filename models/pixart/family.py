@@ -86,6 +86,7 @@ class PixArt:
             guided_channels=config.in_channels,
             default_steps=DEFAULT_STEPS,
             default_cfg_scale=DEFAULT_CFG_SCALE,
+            blocks=("transformer_blocks",),
             text_encoders=(text_encoder,),
             sizes=sizes_around(size, config.patch_size),
             overflows=(*self._kind.overflows, *T5_OVERFLOWS),

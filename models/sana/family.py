@@ -85,6 +85,7 @@ class Sana:
             guided_channels=config.in_channels,
             default_steps=DEFAULT_STEPS,
             default_cfg_scale=DEFAULT_CFG_SCALE,
+            blocks=("transformer_blocks",),
             text_encoders=(text_encoder,),
             sizes=sizes_around(size, config.patch_size),
             overflows=(LINEAR_ATTENTION_OVERFLOW, AUTOENCODER_OVERFLOW, *GEMMA_OVERFLOWS),

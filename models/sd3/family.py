@@ -69,6 +69,7 @@ class StableDiffusion3:
             guided_channels=channels,
             default_steps=DEFAULT_STEPS,
             default_cfg_scale=DEFAULT_CFG_SCALE,
+            blocks=("transformer_blocks",),
             default_strength=DEFAULT_STRENGTH,
             strength_rounds_up=True,
             text_encoders=encoders,

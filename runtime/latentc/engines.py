@@ -41,7 +41,7 @@ from latentc.memory import Memory
 from latentc.schema import FileRecord
 from latentc.stages import OneAtATime
 
-LOOP = frozenset({"denoise", "decode", "encode"})  # all other graphs are the prologue's
+LOOP = frozenset({"denoise", "denoise_cached", "decode", "encode"})  # all other graphs are the prologue's
 _STAGE = ".stage-"
 
 

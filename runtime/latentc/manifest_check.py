@@ -13,7 +13,7 @@ import msgspec
 from latentc.schema import Dim, Graph, LabelConditioning, Manifest, TextEncoder
 
 REQUIRED_GRAPHS = ("denoise", "decode")
-OWN_GRAPHS = frozenset({"prompt", "schedule", "denoise", "decode", "encode"})  # what they do, the runtime knows
+OWN_GRAPHS = frozenset({"prompt", "schedule", "denoise", "denoise_cached", "decode", "encode"})  # what they do, the runtime knows
 TEXT_INPUTS = frozenset({"input_ids", "attention_mask"})
 # What a request gives the denoiser, and what the loop does: a text encoder's output of such a name would replace it.
 OWN_TENSORS = frozenset({
@@ -21,6 +21,9 @@ OWN_TENSORS = frozenset({
     "schedule_row", "timestep",
 })  # fmt: skip
 
+CACHED = "denoise_cached"
+_MAX_RESIDUALS = 8
+_MAX_DB = 200.0
 _MAX_NUMBER = 2**24  # of sizes, counts and labels: far above any model, and no product of them overflows
 _MAX_DIM = 256  # characters
 _GRAPH_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")  # engines are files of this name
@@ -33,6 +36,7 @@ def problems(manifest: Manifest, report: str) -> Iterator[str]:
     yield from _numbers(manifest)
     yield from _encoders(manifest)
     yield from _graphs(manifest)
+    yield from _step_cache(manifest)
     yield from _sizes(manifest)
     yield from _solvers(manifest)
 
@@ -130,6 +134,35 @@ def _graphs(manifest: Manifest) -> Iterator[str]:
             yield f"has a graph {name} with inputs {_listed(given)}, expected {_listed(sorted(allowed))}"
         if name in outputs and made != [outputs[name]]:
             yield f"has a graph {name} with outputs {_listed(made)}, expected {outputs[name]}"
+
+
+def _step_cache(manifest: Manifest) -> Iterator[str]:
+    """Two graphs that hand over residuals, levels that every table knows, and lists of calls that can be run."""
+    cache = manifest.step_cache
+    if (cache is None) != (CACHED not in manifest.graphs):
+        yield f"has a graph {CACHED} without a step cache, or a step cache without that graph"
+    levels = cache.levels if cache is not None else {}
+    for table in manifest.tables:
+        if table.cached.keys() != levels.keys():
+            yield f"has a table {table.solver[:80]} {table.steps} whose levels of the step cache are not the bundle's"
+        for level, cached in table.cached.items():
+            calls = cached.calls
+            if list(calls) != sorted(set(calls)) or (calls and not 1 <= calls[0] <= calls[-1] < table.calls):
+                yield f"has cached calls of {table.solver[:80]} {table.steps} ({level[:80]}) that are out of range"
+    if cache is None:
+        return
+    if not cache.residuals or not 1 <= len(cache.residuals) <= _MAX_RESIDUALS:
+        yield "has a step cache without residuals, or with too many"
+    if not 0 <= cache.first_block < cache.end_block <= cache.blocks < _MAX_NUMBER or not levels:
+        yield "has a step cache with blocks that are out of range, or without levels"
+    if any(not _GRAPH_NAME.fullmatch(level) or not 0 < least < _MAX_DB for level, least in levels.items()):
+        yield "has a level of the step cache that is out of range"
+    inputs, outputs = _names(manifest.graphs["denoise"])
+    if sorted(outputs) != sorted(("prediction", *cache.residuals)):
+        yield f"has a graph denoise with outputs {_listed(outputs)}, which are not prediction and residuals"
+    read, made = _names(manifest.graphs[CACHED])
+    if made != ["prediction"] or not set(cache.residuals) <= set(read) <= {*inputs, *cache.residuals}:
+        yield f"has a graph {CACHED} with inputs {_listed(read)}, which are not those of denoise and residuals"
 
 
 def _names(graph: Graph) -> tuple[list[str], list[str]]:

@@ -27,6 +27,7 @@ class Asked:
     count: int | None = None  # pictures of each prompt
     strength: float | None = None
     init_image: bool = False
+    cache: str | None = None  # a level of the step cache
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,14 @@ class Request:
     negative_prompts: tuple[str, ...] | None = None  # one for each prompt; None: none was given
     guidance: float | None = None
     skipped: int | None = None  # steps that an initial image stands for; None: there is none
+    cache: str | None = None  # a level of the step cache; None: all steps are full ones
+
+    def cached_calls(self, calls: int) -> tuple[int, ...]:
+        """Which of a request's calls are cached: the table's, as far as an initial image does not stand for them."""
+        if self.cache is None:
+            return ()
+        left_away = self.table.calls - calls
+        return tuple(call - left_away for call in self.table.cached[self.cache].calls if call > left_away)
 
     @property
     def count(self) -> int:
@@ -89,6 +98,7 @@ def resolve(manifest: Manifest, asked: Asked, batch: int | None = None) -> Reque
         negative_prompts=negative,
         guidance=_guidance(manifest, asked.guidance),
         skipped=_skipped(manifest, asked, table),
+        cache=_cache(manifest, asked.cache, table),
     )
 
 
@@ -193,6 +203,17 @@ def skipped_steps(steps: int, strength: float, rounds_up: bool) -> int:
     if rounds_up:
         return int(max(steps - min(steps * strength, steps), 0))
     return steps - min(int(steps * strength), steps)
+
+
+def _cache(manifest: Manifest, level: str | None, table: Table) -> str | None:
+    """A level that the bundle has."""
+    if level is None:
+        return None
+    if manifest.step_cache is None:
+        raise RequestError(f"--cache {level}: this bundle of {manifest.name} has no cached step; export with --cache")
+    if level not in manifest.step_cache.levels:
+        raise RequestError(f"no cache level {level!r}; this bundle has {_listed(list(manifest.step_cache.levels))}")
+    return level
 
 
 def _label(manifest: Manifest, conditioning: LabelConditioning, given: str | None) -> tuple[str, int]:

@@ -3,6 +3,9 @@
 It knows no solver (the rows are the solver), no backend and no family. Nothing is computed or copied
 on the host between two calls: the denoiser writes its output straight into the next slot of the
 history.
+
+With a step cache there are two engines for a call, and which one runs is known before the loop begins. The full one
+leaves what its middle blocks added in buffers that stay where they are; the cached one reads it there.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,13 +13,15 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from latentc.backends.protocol import Array, Backend, Engine
+from latentc.backends.protocol import Array, Backend, Buffer, Engine
 from latentc.dims import bound_dims, evaluated
 from latentc.errors import BundleError
 from latentc.prologue import run_graph, run_prologue, uploaded
 from latentc.prompt_cache import PromptCache
 from latentc.schema import Graph, Manifest
 from latentc.trajectory import InitialImage, Trajectory
+
+FULL, CACHED = "denoise", "denoise_cached"
 
 
 class Sampling:
@@ -59,18 +64,31 @@ class Sampling:
         self._per_call = {name: memory.settled(name, rows, rows=True) for name, rows in prepared.per_call.items()}
         constant = {name: memory.settled(name, buffer) for name, buffer in prepared.constant.items()}
         self._constant = {"history": self._history, **constant}
+        self.residuals: Mapping[str, Buffer] = {
+            name: memory.zeros(name, shape, np.float32) for name, shape in self._residual_shapes(manifest).items()
+        }
+        self._cached = trajectory.cached
+        self._inputs = {
+            name: {spec.name for spec in manifest.graphs[name].inputs}
+            for name in dict.fromkeys([FULL, *([CACHED] if self._cached else [])])
+        }
         output_row = memory.settled("output_row", uploaded(backend, trajectory.output_row))
         image = memory.zeros("image", _image_shape(manifest, self._history.shape), np.float32)
         self._around = {"history": self._history, "output_row": output_row, "image": image}
 
     def steps(self) -> Iterator[int]:
         """Runs call after call, and yields how many are done."""
-        denoise = self._engines["denoise"]
-        for name, buffer in self._constant.items():
-            denoise.bind(name, buffer)
+        for graph, inputs in self._inputs.items():
+            # A full step always has a place for its residuals, whether or not they are read.
+            for name, buffer in (self._constant | self.residuals).items():
+                if name in inputs or (graph == FULL and name in self.residuals):
+                    self._engines[graph].bind(name, buffer)
         for call in range(self.calls):
+            graph = CACHED if call in self._cached else FULL
+            denoise = self._engines[graph]
             for name, rows in self._per_call.items():
-                denoise.bind(name, rows.view(call))
+                if name in self._inputs[graph]:
+                    denoise.bind(name, rows.view(call))
             # This slot is part of the input, too, under the weight 0. An engine writes its output after it has
             # combined its input; and whatever it read there in between would be finite, so 0 times it is 0.
             denoise.bind("prediction", self._history.view(1 + call))
@@ -95,7 +113,7 @@ class Sampling:
                 pass
             self.run_decoder()
 
-        self._memory.replay(loop)
+        self._memory.replay(loop, self._cached)
 
     def run_decoder(self) -> None:
         """Runs, or enqueues, the decoder on the history as it is."""
@@ -103,6 +121,21 @@ class Sampling:
         for name, buffer in self._around.items():
             decode.bind(name, buffer)
         decode.run()
+
+    def _residual_shapes(self, manifest: Manifest) -> dict[str, tuple[int, ...]]:
+        """What a full step leaves for cached ones: the shapes of its outputs, by name; none without a step cache."""
+        if manifest.step_cache is None:
+            return {}
+        graph = manifest.graphs[FULL]
+        known = {name: buffer.shape for name, buffer in self._constant.items()}
+        known |= {name: rows.shape[1:] for name, rows in self._per_call.items()}
+        sizes = bound_dims(graph.inputs, known)
+        wanted = manifest.step_cache.residuals
+        return {
+            spec.name: tuple(evaluated(dim, sizes) for dim in spec.shape)
+            for spec in graph.outputs
+            if spec.name in wanted
+        }
 
     def picture(self) -> npt.NDArray[np.float32]:
         """What the decoder has made, on the host."""

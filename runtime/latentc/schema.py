@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 DType: TypeAlias = Literal["float32", "float16", "int64", "int32", "bool"]
 Dim: TypeAlias = int | str  # a number, or the name of a symbolic dimension
@@ -49,6 +49,17 @@ class Graph(Strict, frozen=True):
     activation_bytes: int
 
 
+class CachedCalls(Strict, frozen=True):
+    """The calls of a table that run `denoise_cached`: ascending, never 0. `psnr_db` is how far the picture was from that
+    of full steps at export, 200 where no call is cached.
+
+    A request that skips steps (img2img) leaves the first calls away; its own first is always a full one.
+    """
+
+    calls: tuple[int, ...]
+    psnr_db: float
+
+
 class Table(Strict, frozen=True):
     """A solver at one step count, as numbers (DESIGN 3): `file` holds float32 `input_rows`
     [calls, slots], `output_row` [slots] and `timesteps` [calls], where slots = 1 + calls +
@@ -65,6 +76,7 @@ class Table(Strict, frozen=True):
     file: str
     size: tuple[int, int] | None = None  # width, height in pixels, where the solver depends on them
     img2img: bool = False
+    cached: dict[str, CachedCalls] = {}  # by level of the step cache
 
 
 class Solver(Strict, frozen=True):
@@ -98,6 +110,21 @@ class Hoisting(Strict, frozen=True):
     whole_parameters: int
     whole_weight_bytes: int
     whole_flops: int
+
+
+class StepCache(Strict, frozen=True):
+    """Steps without their middle: graph `denoise_cached` has no blocks `first_block` up to but not including `end_block`
+    of `blocks`. It takes what they added to the residual stream in the last full step, which `denoise` returns:
+    `residuals`, outputs of the one and inputs of the other, float32.
+
+    A level's number is the least PSNR, in dB, of a picture drawn with it against one of full steps.
+    """
+
+    first_block: int
+    end_block: int
+    blocks: int
+    residuals: tuple[str, ...]
+    levels: dict[str, float]
 
 
 class Latent(Strict, frozen=True):
@@ -213,6 +240,7 @@ class Manifest(Strict, frozen=True):
     defaults: Defaults
     files: dict[str, FileRecord]
     provenance: Provenance
+    step_cache: StepCache | None = None
 
 
 class Figure(Strict, frozen=True):

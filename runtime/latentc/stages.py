@@ -9,28 +9,33 @@ from collections.abc import Callable, Iterator, Mapping
 from latentc.backends.protocol import Engine
 
 
+# The two engines of one loop take turns; the weights of the second are among the first's, pages of the same file.
+TOGETHER = frozenset({"denoise", "denoise_cached"})
+
+
 class OneAtATime(Mapping[str, Engine]):
-    """Engines by graph name. Asking for one closes the one that was asked for before; no two are open together."""
+    """Engines by graph name. Asking for one closes the one that was asked for before: no two are open together but those
+    of TOGETHER.
+    """
 
     def __init__(self, names: tuple[str, ...], load: Callable[[str], Engine]) -> None:
         self._names = names
         self._load = load
-        self._open: tuple[str, Engine] | None = None
+        self._open: dict[str, Engine] = {}
 
     def __getitem__(self, name: str) -> Engine:
-        if self._open is not None and self._open[0] == name:
-            return self._open[1]
-        if name not in self._names:
-            raise KeyError(name)
-        self.close()
-        self._open = name, self._load(name)
-        return self._open[1]
+        if name not in self._open:
+            if name not in self._names:
+                raise KeyError(name)
+            if not (name in TOGETHER and self._open.keys() <= TOGETHER):
+                self.close()
+            self._open[name] = self._load(name)
+        return self._open[name]
 
     def close(self) -> None:
-        """Closes the one that is open, if one is."""
-        if self._open is not None:
-            _, engine = self._open
-            self._open = None
+        """Closes all that are open."""
+        opened, self._open = self._open, {}
+        for engine in opened.values():
             engine.close()
 
     def __contains__(self, name: object) -> bool:

@@ -41,6 +41,7 @@ class Trajectory:
     constant    name -> [...]                           inputs of the denoiser that are the same in every call
     output_row  float32 [S]
     texts       what the text encoders are given; their outputs become constants
+    cached      calls that run without the middle blocks, with what these added in the last full call
     """
 
     noise: Floats
@@ -49,6 +50,7 @@ class Trajectory:
     output_row: Floats
     texts: tuple[TextBatch, ...] = ()
     init: InitialImage | None = None
+    cached: tuple[int, ...] = ()
 
 
 def trajectory_of(
@@ -96,6 +98,7 @@ def trajectory_of(
         output_row=table.output_row,
         texts=texts,
         init=init,
+        cached=request.cached_calls(table.calls),
     )
 
 

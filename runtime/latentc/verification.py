@@ -8,6 +8,7 @@ Then the whole loop. The bounds are the export's own, from parity.json.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -20,12 +21,13 @@ from latentc.memory import Memory
 from latentc.parity import psnr_db, relative_l2
 from latentc.request import Request
 from latentc.sampler import run_once, sample
-from latentc.schema import Figure, Parity
+from latentc.schema import Figure, Manifest, Parity
 from latentc.stages import OneAtATime
 from latentc.table import table_from_bundle
 from latentc.tensors import tensor, tensors_from_bytes
 from latentc.text import Tokenizers
-from latentc.trajectory import Noise, latent_shape, noise_from_seed, trajectory_of
+from latentc.trajectory import Noise, Trajectory, latent_shape, noise_from_seed, trajectory_of
+from latentc.verification_cache import is_of_cache, measured_levels
 
 TRAJECTORY = "trajectory"
 OVER_IMAGE = "over_image"  # the trajectory that begins with an image
@@ -75,6 +77,9 @@ def measured(
                 yield _measured(figure, built[figure.tensor], made[figure.tensor], against)
     loop = _Loop(backend, loaded.engines, loaded.prologue)
     yield from _trajectory(bundle, parity, references, loop, f"torch's pipeline and the loop, {how}")
+    if TRAJECTORY not in left_out:
+        request = request_of(bundle, parity)
+        yield from measured_levels(bundle, parity, request, references, partial(loop.draw, bundle.manifest), how)
     if graphs is not None and graphs is not backend:
         engines = load_engines(bundle, graphs, memory).engines
         against = f"the loop in {graphs.name} and in {backend.name}"
@@ -88,6 +93,9 @@ class _Loop:
     backend: Backend
     engines: Mapping[str, Engine]
     prologue: Backend
+
+    def draw(self, manifest: Manifest, trajectory: Trajectory) -> Array:
+        return sample(self.backend, self.engines, manifest, trajectory, self.prologue)
 
 
 def _components(
@@ -127,7 +135,8 @@ def _trajectory(
     other: _Loop | None = None,
 ) -> Iterator[Figure]:
     """The pictures of a loop, against torch's or against those of another loop."""
-    figures = [figure for figure in parity.figures if figure.tensor.startswith(f"{TRAJECTORY}/")]
+    ours = [figure for figure in parity.figures if figure.tensor.startswith(f"{TRAJECTORY}/")]
+    figures = [figure for figure in ours if not is_of_cache(figure)]
     tokenizers = Tokenizers(bundle.tokenizers())
     for figure in figures:
         name = figure.tensor.partition("/")[2]
@@ -158,9 +167,9 @@ def _trajectory(
             tokenizers,
             pixels,
         )
-        image = sample(loop.backend, loop.engines, bundle.manifest, trajectory, loop.prologue)
+        image = loop.draw(bundle.manifest, trajectory)
         if other is not None:
-            expected = sample(other.backend, other.engines, bundle.manifest, trajectory, other.prologue)
+            expected = other.draw(bundle.manifest, trajectory)
         yield _measured(figure, image, expected, against)
 
 

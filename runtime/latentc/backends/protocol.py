@@ -8,7 +8,7 @@ A backend may record a whole loop once and replay it for later requests of the s
 the loop reads and writes must lie where it lay before: `LoopMemory` deals out such places, and replays.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -63,8 +63,11 @@ class LoopMemory(Protocol):
     def settled(self, place: str, buffer: Buffer, rows: bool = False) -> Buffer:
         """The contents of `buffer`, perhaps another backend's, in such a place; `rows`: each row is bound alone."""
 
-    def replay(self, work: Callable[[], None]) -> None:
-        """Does `work`, which only binds what was dealt out here and runs engines; or replays its recording."""
+    def replay(self, work: Callable[[], None], kind: Hashable = None) -> None:
+        """Does `work`, which only binds what was dealt out here and runs engines; or replays its recording.
+
+        `kind` tells two loops over the same places apart: which engine runs in which call.
+        """
 
 
 class Instant(Protocol):

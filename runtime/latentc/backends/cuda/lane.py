@@ -10,7 +10,7 @@ import contextlib
 import sys
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,7 +23,7 @@ from latentc.errors import BackendError
 MAX_LOOPS = 4
 
 Place: TypeAlias = tuple[str, tuple[int, ...], str, bool]  # name, shape, dtype, rows apart
-LoopKey: TypeAlias = tuple[Place, ...]
+LoopKey: TypeAlias = tuple[tuple[Place, ...], Hashable]  # what it reads and writes, and its kind
 
 
 class Workspace:
@@ -99,7 +99,7 @@ class Lane:
             if recording is not None:
                 self.pool.synchronise()
                 self.cuda.drop_graph(recording)
-        used = {place for key in self._loops for place in key}
+        used = {place for places, _ in self._loops for place in places}
         self._places = {place: buffer for place, buffer in self._places.items() if place in used}
 
     def place(self, place: Place) -> DeviceBuffer:
@@ -178,9 +178,9 @@ class DeviceLoopMemory:
             settled.copy_from(buffer)
         return settled
 
-    def replay(self, work: Callable[[], None]) -> None:
+    def replay(self, work: Callable[[], None], kind: Hashable = None) -> None:
         self._check()
-        self._lane.replay(tuple(self._dealt), work)
+        self._lane.replay((tuple(self._dealt), kind), work)
 
     def _deal(self, place: Place) -> DeviceBuffer:
         self._check()

@@ -53,7 +53,7 @@ def profiles_of(manifest: Manifest, graph: str, options: EngineOptions) -> dict[
     lengths = [
         length
         for encoder in encoders
-        if graph == encoder.graph or graph in ("prompt", "schedule", "denoise")
+        if graph == encoder.graph or graph in ("prompt", "schedule", "denoise", "denoise_cached")
         for length in (encoder.prompt.length, encoder.negative.length)
     ]
     if lengths:
