@@ -165,7 +165,7 @@ def narrow(
 
 
 def with_cached_step(narrowed: NarrowedStep) -> NarrowedStep:
-    """`denoise` returns what its middle blocks add, and `denoise_cached` takes it in their place (export/step_cache)."""
+    """`denoise` returns what its middle blocks add, and a graph `denoise_cached` takes it in their place."""
     split = split_step(narrowed.graphs["denoise"], narrowed.hoisted.step.model.blocks)
     graphs: dict[str, ir.Model] = {}
     for name, graph in narrowed.graphs.items():

@@ -116,7 +116,9 @@ def export_bundle(options: ExportOptions) -> Manifest:
             dump_final(options.dump, narrowed)
         # Phase 4: written weight by weight, verified as written, sealed, and put in place whole.
         require_disk(options.output, bundle_bytes(narrowed), stage.kept_bytes())
-        graphs = timed("weights", lambda: write_graphs(stage.directory, narrowed.graphs, stage.work, narrowed.shared_weights))
+        graphs = timed(
+            "weights", lambda: write_graphs(stage.directory, narrowed.graphs, stage.work, narrowed.shared_weights)
+        )
         records = write_tables(stage.directory, tables)
         tokenizers = write_tokenizers(stage.directory, model)
         draft = draft_manifest(source, narrowed, tables, records, options.precision, options.target)

@@ -7,7 +7,7 @@ hoisting, which itself is held to torch.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,7 @@ from models.latent_diffusion import ReferenceRequest
 
 _LARGE_BYTES = 64 << 20  # of weights
 TORCH = "the torch module, on drawn inputs"
+WIDE_GRAPH = "the graph in float32, on drawn inputs"
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Component:
     inputs: Mapping[str, np.ndarray]
     outputs: Mapping[str, np.ndarray]
     against: str
+    against_by_output: Mapping[str, str] = field(default_factory=dict)  # where one is compared with something else
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def verify_graphs(
         shapes = {key: value.shape for key, value in component.outputs.items()}
         actual = run_once(backend, engines[name], component.inputs, shapes)
         for key, expected in component.outputs.items():
-            figures.append(_l2(f"{name}/{key}", actual[key], expected, bounds.relative_l2, component.against))
+            against = component.against_by_output.get(key, component.against)
+            figures.append(_l2(f"{name}/{key}", actual[key], expected, bounds.relative_l2, against))
             if name in narrowed.wide_outputs and checked.reach.is_beyond(name):
                 # No phase of it was compared with the one before: in float32 it is held to torch itself.
                 wide = narrowed.wide_outputs[name][key]
@@ -241,7 +244,9 @@ def components(narrowed: NarrowedStep, checked: Checked) -> dict[str, Component]
     prediction, *_ = _run_torch(step.denoise, inputs["denoise"])
     residuals = _residuals(narrowed, known)
     outputs = {"prediction": prediction, **residuals}
-    found["denoise"] = Component(taken(narrowed.graphs["denoise"], known), outputs, TORCH)
+    found["denoise"] = Component(
+        taken(narrowed.graphs["denoise"], known), outputs, TORCH, dict.fromkeys(residuals, WIDE_GRAPH)
+    )
     if narrowed.split is not None:  # with what the middle adds in this very step it is the whole step again
         given = taken(narrowed.graphs[CACHED], known | residuals)
         found[CACHED] = Component(given, {"prediction": prediction}, TORCH)

@@ -25,6 +25,7 @@ from export.solver_table import SolverTable
 from export.step_cache.levels import LEVELS, MARGIN_DB
 from export.step_cache.schedule import most_cached, relative_change
 
+
 @dataclass(frozen=True)
 class Watched:
     """A trajectory of full steps: its picture, and how the middle's residual changes from call to call."""

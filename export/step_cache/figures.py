@@ -48,8 +48,10 @@ def cached_figures(
     what = f"{table.steps} steps of {table.solver.name}"
     for level, least_db in draft.step_cache.levels.items():
         picture = sample(backend, engines, draft, replace(trajectory, cached=record.cached[level].calls))
-        both = ((IMAGE, full, least_db, "the loop of full steps"),
-                (FULL_STEPS, reference, _together(least_db, full_psnr_db), f"{step.model.pipeline} of diffusers"))  # fmt: skip
+        both = (
+            (IMAGE, full, least_db, "the loop of full steps"),
+            (FULL_STEPS, reference, _together(least_db, full_psnr_db), f"{step.model.pipeline} of diffusers"),
+        )
         figures += [
             schema.Figure(
                 tensor=f"{name}@{level}",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 # From below any change that was seen to one that caches nearly all (docs/step-caching.md).
-THRESHOLDS = tuple(float(value) for value in np.geomspace(0.01, 2.0, 32))
+THRESHOLDS = tuple(float(value) for value in np.geomspace(0.01, 2.0, 128))
 
 
 def relative_change(now: Mapping[str, np.ndarray], before: Mapping[str, np.ndarray]) -> float:

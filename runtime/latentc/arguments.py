@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--strength", type=float, metavar="F", help="how much of it to change, above 0 to 1")
     sample.add_argument("--no-metadata", action="store_true", help="no `parameters` text in the PNG")
     sample.add_argument("--stdin", action="store_true", help="read requests, JSON, a line each, and answer them so")
+    _cache(sample)
     _backend(sample, "auto")
     _prologue(sample)
     _memory(sample)
@@ -91,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
         "--batch", metavar="N,N,…", help="pictures at once (default: 1,2,4,8, as far as the engines were built for)"
     )
     bench.add_argument("--repeat", type=int, default=10, metavar="N", help="requests of each batch (default: 10)")
+    _cache(bench)
     bench.add_argument("-W", "--width", type=int, metavar="N", help="width in pixels")
     bench.add_argument("-H", "--height", type=int, metavar="N", help="height in pixels")
     _json(bench)
@@ -121,6 +123,13 @@ def _memory(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--memory", default="normal", choices=["normal", "low"],
         help="low holds one stage at a time, its weights in the bundle's files (default: normal)",
+    )  # fmt: skip
+
+
+def _cache(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--cache", metavar="LEVEL",
+        help="leave the middle blocks out of some steps (slight, medium or strong; bundles exported with --cache)",
     )  # fmt: skip
 
 

@@ -56,13 +56,19 @@ class LoadedEngines:
 
 
 def load_engines(
-    bundle: Bundle, backend: Backend, memory: Memory = "normal", prologue: Backend | None = None
+    bundle: Bundle,
+    backend: Backend,
+    memory: Memory = "normal",
+    prologue: Backend | None = None,
+    without: frozenset[str] = frozenset(),
 ) -> LoadedEngines:
     """The built engines of this machine where they are whole and up to date, else engines from the graphs.
 
     `prologue` is the backend of what runs before the loop, where it is another one; engines that were built without
     these graphs say by that, that it is the CPU's. BackendError, with the command that builds them, where the backend
     runs built engines only and these cannot be run.
+
+    Graphs of `without` are left away, which takes less memory where they will not be asked for.
 
     With `low` memory one at a time, from the graphs where the backend can run these: the weights of ONNX Runtime's
     built engines are copies in the precision that the processor computes in, which makes those of a half-precision
@@ -83,21 +89,26 @@ def load_engines(
         if memory == "low":
             return _one_at_a_time(bundle, backend, prologue, files, None)
         try:
-            return LoadedEngines(_loaded(bundle, backend, prologue, files), True, None, prologue or backend)
+            return LoadedEngines(_loaded(bundle, backend, prologue, files, without), True, None, prologue or backend)
         except KeyError as error:  # of `files`
             reason = f"{RECORD} does not list {error}"
     if backend.needs_engines:
         why = "has no engines for this machine" if reason is None else f"has engines that cannot be run: {reason}"
         family = backend.target.partition("-")[0]
         raise BackendError(f"{bundle.root} {why}; latentc build {bundle.root} --backend {family} makes them")
-    return LoadedEngines(_loaded(bundle, backend, prologue, None), False, reason, prologue or backend)
+    return LoadedEngines(_loaded(bundle, backend, prologue, None, without), False, reason, prologue or backend)
 
 
 def _loaded(
-    bundle: Bundle, backend: Backend, prologue: Backend | None, files: dict[str, memoryview] | None
+    bundle: Bundle,
+    backend: Backend,
+    prologue: Backend | None,
+    files: dict[str, memoryview] | None,
+    without: frozenset[str],
 ) -> dict[str, Engine]:
     """All engines at once, from built `files` or from the graphs."""
-    return {name: _load(bundle, backend, prologue, files, name, mapped=False) for name in bundle.manifest.graphs}
+    names = [name for name in bundle.manifest.graphs if name not in without]
+    return {name: _load(bundle, backend, prologue, files, name, mapped=False) for name in names}
 
 
 def _one_at_a_time(

@@ -13,7 +13,9 @@ import msgspec
 from latentc.schema import Dim, Graph, LabelConditioning, Manifest, TextEncoder
 
 REQUIRED_GRAPHS = ("denoise", "decode")
-OWN_GRAPHS = frozenset({"prompt", "schedule", "denoise", "denoise_cached", "decode", "encode"})  # what they do, the runtime knows
+OWN_GRAPHS = frozenset(
+    {"prompt", "schedule", "denoise", "denoise_cached", "decode", "encode"}
+)  # what they do, the runtime knows
 TEXT_INPUTS = frozenset({"input_ids", "attention_mask"})
 # What a request gives the denoiser, and what the loop does: a text encoder's output of such a name would replace it.
 OWN_TENSORS = frozenset({

@@ -16,6 +16,7 @@ from latentc.schema import Graph, LabelConditioning, Manifest
 Memory: TypeAlias = Literal["normal", "low"]
 MEMORY: tuple[Memory, ...] = get_args(Memory)
 _FLOAT_BYTES = 4
+CACHED = "denoise_cached"
 _AFTER_TEXTS = ("prompt", "schedule", "denoise", "decode")
 
 
@@ -53,9 +54,10 @@ def _low(manifest: Manifest, order: list[str]) -> Prediction:
 
 
 def _normal(manifest: Manifest, order: list[str]) -> Prediction:
-    weights = {name: _single_bytes(graph) for name, graph in manifest.graphs.items()}
+    graphs = {name: graph for name, graph in manifest.graphs.items() if name != CACHED}  # only --cache loads that
+    weights = {name: _single_bytes(graph) for name, graph in graphs.items()}
     loading, loaded = {}, 0
-    for name, graph in manifest.graphs.items():
+    for name, graph in graphs.items():
         # The engine is made from the mapped file, which is let go of afterwards.
         loaded += weights[name]
         loading[f"loading {name}"] = loaded + graph.weight_bytes

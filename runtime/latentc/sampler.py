@@ -64,6 +64,7 @@ class Sampling:
         self._per_call = {name: memory.settled(name, rows, rows=True) for name, rows in prepared.per_call.items()}
         constant = {name: memory.settled(name, buffer) for name, buffer in prepared.constant.items()}
         self._constant = {"history": self._history, **constant}
+        # What a full step leaves for cached ones, by name; where a bundle has these outputs, they need a place anyway.
         self.residuals: Mapping[str, Buffer] = {
             name: memory.zeros(name, shape, np.float32) for name, shape in self._residual_shapes(manifest).items()
         }
@@ -79,8 +80,7 @@ class Sampling:
     def steps(self) -> Iterator[int]:
         """Runs call after call, and yields how many are done."""
         for graph, inputs in self._inputs.items():
-            # A full step always has a place for its residuals, whether or not they are read.
-            for name, buffer in (self._constant | self.residuals).items():
+            for name, buffer in {**self._constant, **self.residuals}.items():
                 if name in inputs or (graph == FULL and name in self.residuals):
                     self._engines[graph].bind(name, buffer)
         for call in range(self.calls):

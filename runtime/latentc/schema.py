@@ -50,8 +50,8 @@ class Graph(Strict, frozen=True):
 
 
 class CachedCalls(Strict, frozen=True):
-    """The calls of a table that run `denoise_cached`: ascending, never 0. `psnr_db` is how far the picture was from that
-    of full steps at export, 200 where no call is cached.
+    """The calls of a table that run `denoise_cached`: ascending, never 0. `psnr_db` is how far the picture was from
+    that of full steps at export, 200 where no call is cached.
 
     A request that skips steps (img2img) leaves the first calls away; its own first is always a full one.
     """
@@ -113,9 +113,9 @@ class Hoisting(Strict, frozen=True):
 
 
 class StepCache(Strict, frozen=True):
-    """Steps without their middle: graph `denoise_cached` has no blocks `first_block` up to but not including `end_block`
-    of `blocks`. It takes what they added to the residual stream in the last full step, which `denoise` returns:
-    `residuals`, outputs of the one and inputs of the other, float32.
+    """Steps without their middle: graph `denoise_cached` has no blocks `first_block` up to, but not including,
+    `end_block` of `blocks`. It takes what they added to the residual stream in the last full step, which `denoise`
+    returns: `residuals`, outputs of the one and inputs of the other, float32.
 
     A level's number is the least PSNR, in dB, of a picture drawn with it against one of full steps.
     """

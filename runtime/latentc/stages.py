@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 
 from latentc.backends.protocol import Engine
 
-
 # The two engines of one loop take turns; the weights of the second are among the first's, pages of the same file.
 TOGETHER = frozenset({"denoise", "denoise_cached"})
 
 
 class OneAtATime(Mapping[str, Engine]):
-    """Engines by graph name. Asking for one closes the one that was asked for before: no two are open together but those
-    of TOGETHER.
+    """Engines by graph name. Asking for one closes the one that was asked for before: no two are open together, but
+    for those of TOGETHER.
     """
 
     def __init__(self, names: tuple[str, ...], load: Callable[[str], Engine]) -> None:

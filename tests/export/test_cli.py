@@ -11,7 +11,7 @@ from export.cli import main, parser
 # A change here is a change for every script that calls the compiler: it goes into CHANGELOG.md.
 FLAGS = {
     *("-h", "--help", "--output", "--solver", "--steps", "--precision", "--target", "--no-hoist", "--flops-per-byte"),
-    *("--dump", "--rtol", "--min-psnr", "--lora", "--size", "--img2img", "--memory"),
+    *("--dump", "--rtol", "--min-psnr", "--lora", "--size", "--img2img", "--memory", "--cache"),
 }
 
 

@@ -6,9 +6,9 @@ from latentc.arguments import parser
 
 FLAGS = {
     "sample": [
-        "--backend", "--batch", "--cfg-scale", "--guidance", "--height", "--help", "--init-image", "--json", "--label",
-        "--latents", "--memory", "--negative-prompt", "--no-metadata", "--output", "--prologue", "--prompt", "--seed",
-        "--separate", "--solver", "--stdin", "--steps", "--strength", "--threads", "--width", "-H", "-W", "-b", "-h",
+        "--backend", "--batch", "--cache", "--cfg-scale", "--guidance", "--height", "--help", "--init-image", "--json",
+        "--label", "--latents", "--memory", "--negative-prompt", "--no-metadata", "--output", "--prologue", "--prompt",
+        "--seed", "--separate", "--solver", "--stdin", "--steps", "--strength", "--threads", "--width", "-H", "-W", "-b", "-h",
         "-n", "-o", "-p", "-s", "BUNDLE",
     ],
     "build": [
@@ -17,8 +17,8 @@ FLAGS = {
         "BUNDLE",
     ],
     "bench": [
-        "--backend", "--batch", "--height", "--help", "--json", "--prologue", "--repeat", "--steps", "--threads",
-        "--width", "-H", "-W", "-h", "BUNDLE",
+        "--backend", "--batch", "--cache", "--height", "--help", "--json", "--prologue", "--repeat", "--steps",
+        "--threads", "--width", "-H", "-W", "-h", "BUNDLE",
     ],
     "inspect": ["--help", "--json", "-h", "BUNDLE"],
     "verify": ["--backend", "--help", "--json", "--memory", "--prologue", "--threads", "-h", "BUNDLE"],

@@ -13,6 +13,7 @@ from latentc.bundle import ENGINES, open_bundle
 from latentc.engines import load_engines
 from latentc.errors import BackendError, RequestError
 from latentc.request import MAX_IMAGES, Asked, Request, resolve
+from latentc.sampler import CACHED
 from latentc.schema import LabelConditioning, Manifest
 from latentc.session import Session
 
@@ -29,6 +30,7 @@ class Options:
     threads: int
     prologue: str
     steps: int | None
+    cache: str | None
     batch: str | None
     repeat: int
     width: int | None
@@ -70,6 +72,8 @@ class Report(msgspec.Struct, frozen=True):
     solver: str
     steps: int
     calls: int
+    cache: str | None
+    cached_calls: int
     cfg_scale: float
     width: int
     height: int
@@ -91,7 +95,8 @@ def run(options: Options) -> None:
     manifest = bundle.manifest
     requests = [_request(manifest, options, batch) for batch in batches]
     prologue = open_backend("onnxruntime", options.threads) if options.prologue == "cpu" else None
-    loaded = load_engines(bundle, backend, prologue=prologue)
+    without = frozenset({CACHED}) if options.cache is None else frozenset()
+    loaded = load_engines(bundle, backend, prologue=prologue, without=without)
     session = Session(bundle, backend, loaded.engines, prologue=loaded.prologue)
     key = backend.engine_key()
     ceilings = measured_ceilings(backend, "gpu" in key, manifest.precision == "fp16")
@@ -119,6 +124,8 @@ def run(options: Options) -> None:
         solver=first.table.solver,
         steps=first.table.steps,
         calls=first.table.calls,
+        cache=first.cache,
+        cached_calls=len(first.cached_calls(first.table.calls)),
         cfg_scale=first.cfg_scale,
         width=first.width,
         height=first.height,
@@ -150,6 +157,7 @@ def _request(manifest: Manifest, options: Options, batch: int) -> Request:
         width=options.width,
         height=options.height,
         steps=options.steps,
+        cache=options.cache,
         count=batch,
     )
     return resolve(manifest, asked)
@@ -159,8 +167,11 @@ def _share(manifest: Manifest, request: Request, timings: Timings, ceilings: Cei
     """From the manifest's FLOPs (batch 1, one branch, the default size) and weights, which each step reads once."""
     if (request.width, request.height) != (manifest.image.width, manifest.image.height):
         return None
-    graph, latent = manifest.graphs["denoise"], manifest.latent
+    graphs, latent = manifest.graphs, manifest.latent
     branches = 2 if request.cfg_scale > 1 else 1
+    # Of a typical step: the median is compared with it, and that is a cached one where more than half of them are.
+    cached = 2 * len(request.cached_calls(request.table.calls)) > request.table.calls
+    graph = graphs["denoise_cached" if cached else "denoise"]
     flops = float(graph.flops * request.count * branches)
     slots = 1 + request.table.calls + request.table.noise_draws
     history = 4 * slots * request.count * latent.channels * latent.height * latent.width
@@ -178,7 +189,8 @@ def _lines(report: Report) -> list[str]:
     ceilings = report.ceilings
     lines = [
         f"{report.model} {report.precision} ({report.model_hash}), {report.width}x{report.height}, {report.solver} "
-        f"{report.steps} steps, cfg {report.cfg_scale:g}",
+        f"{report.steps} steps, cfg {report.cfg_scale:g}"
+        + ("" if report.cache is None else f", cache {report.cache} ({report.cached_calls} of {report.calls} calls)"),
         f"{report.backend}, {'built engines' if report.engines else 'graphs'}, "
         + ", ".join(
             report.machine[name] for name in ("gpu", "compute_capability", "machine") if name in report.machine

@@ -29,6 +29,9 @@ class Report(msgspec.Struct, frozen=True):
     solver: str
     cfg_scale: float
     guidance: float | None
+    cache: str | None  # a level of the step cache
+    calls: int  # of the denoiser
+    cached_calls: int  # how many of them left the middle blocks out
     label: str
     labels: tuple[int, ...]
     prompts: tuple[str, ...]
@@ -64,6 +67,9 @@ def draw(session: Session, job: Job, stopwatch: Stopwatch, built: bool, memory: 
         solver=request.table.solver,
         cfg_scale=request.cfg_scale,
         guidance=request.guidance,
+        cache=request.cache,
+        calls=sampling.calls,
+        cached_calls=len(trajectory.cached),
         label=request.label,
         labels=request.labels,
         prompts=request.prompts,
@@ -133,6 +139,7 @@ def _parameters(bundle: Bundle, request: Request, seed: int, position: int | Non
             "Size": f"{request.width}x{request.height}",
             "Model hash": bundle.model_hash,
             "Model": bundle.manifest.name,
+            **({} if request.cache is None else {"Step cache": request.cache}),
             **({} if request.skipped is None else {"Steps of the initial image": str(request.skipped)}),
             **batch,
             "Version": f"latentc {__version__}",

@@ -19,6 +19,7 @@ from latentc.schema import (
     Provenance,
     SizeRange,
     Solver,
+    StepCache,
     Table,
     TensorSpec,
     TextConditioning,
@@ -54,6 +55,7 @@ class Report(msgspec.Struct, frozen=True):
     tables: tuple[Table, ...]
     graphs: dict[str, Graph]
     hoisting: Hoisting
+    step_cache: StepCache | None
     memory: dict[Memory, Prediction]
     engines: list[str]
     provenance: Provenance
@@ -88,6 +90,7 @@ def _report(bundle: Bundle) -> Report:
         tables=manifest.tables,
         graphs=manifest.graphs,
         hoisting=manifest.hoisting,
+        step_cache=manifest.step_cache,
         memory={memory: predicted(manifest, memory) for memory in MEMORY},
         engines=sorted(path.parent.name for path in engines.glob("*/engine.json") if path.parent.name[0] != "."),
         provenance=manifest.provenance,
@@ -127,7 +130,7 @@ def _lines(report: Report) -> list[str]:
         for name, g in report.graphs.items()
     ]
     lines += ["", *_columns(["graph", "runs", "nodes", "parameters", "weights", "FLOPs a run"], rows)]
-    lines += ["", *_loop(report), "", *_memory(report)]
+    lines += ["", *_loop(report), *_step_cache(report), "", *_memory(report)]
     rows = [
         [f"{name} {side}", spec.name, spec.dtype, _shape(spec)]
         for name, graph in report.graphs.items()
@@ -147,6 +150,28 @@ def _loop(report: Report) -> list[str]:
     row = f"; each step reads one row of {_bytes(4 * hoisting.row_width)}" if hoisting.row_width else ""
     each = " for each image and guidance branch" if hoisting.row_width and hoisting.rows_per_step == "batch" else ""
     return [f"{saved} (-{100 * share:.1f} %){row}{each}"]
+
+
+def _step_cache(report: Report) -> list[str]:
+    """What a cached step leaves out, and how many calls of each table are cached at each level."""
+    cache = report.step_cache
+    if cache is None:
+        return []
+    full, cached = report.graphs["denoise"].flops, report.graphs["denoise_cached"].flops
+    share = cached / full if full else 1.0
+    middle = f"blocks {cache.first_block + 1} to {cache.end_block} of {cache.blocks} out"
+    head = ["step cache", *(f"{level} (from {least:g} dB)" for level, least in cache.levels.items())]
+    rows = []
+    for table in report.tables:
+        size = f" {table.size[0]}x{table.size[1]}" if table.size else ""
+        cells = [f"{len(c.calls)} of {table.calls} calls, {c.psnr_db:.1f} dB" if c.calls else "none"
+                 for c in (table.cached[level] for level in cache.levels)]  # fmt: skip
+        rows.append([f"{table.solver} {table.steps}{size}", *cells])
+    return [
+        f"a cached step leaves {middle}: {100 * share:.1f} % of a full step's FLOPs",
+        "",
+        *_columns(head, rows),
+    ]
 
 
 def _memory(report: Report) -> list[str]:

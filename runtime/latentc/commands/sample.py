@@ -15,6 +15,7 @@ from latentc.engines import load_engines
 from latentc.errors import RequestError
 from latentc.memory import Memory
 from latentc.progress import Stopwatch
+from latentc.sampler import CACHED
 from latentc.session import Session
 
 
@@ -39,6 +40,7 @@ class Options:
     latents: Path | None
     init_image: Path | None
     strength: float | None
+    cache: str | None
     no_metadata: bool
     stdin: bool
     backend: str
@@ -67,6 +69,7 @@ class Options:
             latents=self.latents,
             init_image=self.init_image,
             strength=self.strength,
+            cache=self.cache,
             no_metadata=self.no_metadata,
         )
 
@@ -103,7 +106,9 @@ def _opened(options: Options, wanted: Wanted | None, stopwatch: Stopwatch) -> tu
         stopwatch.lap("open")
         backend = opening.result()
     prologue = open_backend("onnxruntime", options.threads) if options.prologue == "cpu" else None
-    loaded = load_engines(bundle, backend, options.memory, prologue)
+    # A line of --stdin may ask for cached steps; a single picture says beforehand whether it does.
+    without = frozenset({CACHED}) if job is not None and job.request.cache is None else frozenset()
+    loaded = load_engines(bundle, backend, options.memory, prologue, without)
     if loaded.reason is not None:
         todo = f"; latentc build {options.bundle} renews them" if options.memory == "normal" else ""
         print(f"latentc: the built engines are not used ({loaded.reason}){todo}", file=sys.stderr)
@@ -114,6 +119,9 @@ def _opened(options: Options, wanted: Wanted | None, stopwatch: Stopwatch) -> tu
 def _line(report: Report) -> str:
     where = report.images[0] if len(report.images) == 1 else f"{report.images[0]} … {report.images[-1]}"
     guidance = "" if report.guidance is None else f", guidance {report.guidance:g}"
+    guidance += (
+        "" if report.cache is None else f", cache {report.cache} ({report.cached_calls} of {report.calls} calls)"
+    )
     text = text_of(report.prompts, None) if report.prompts else report.label
     return (
         f"{where}: {text[:60]}, {report.width}x{report.height}, {report.solver} {report.steps} steps, "

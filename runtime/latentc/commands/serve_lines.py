@@ -44,6 +44,7 @@ class LineRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     latents: str | None = None
     init_image: str | None = None
     strength: float | None = None
+    cache: str | None = None
     no_metadata: bool = False
 
 
@@ -145,6 +146,7 @@ def _wanted(request: LineRequest) -> Wanted:
         latents=_path(request.latents),
         init_image=_path(request.init_image),
         strength=request.strength,
+        cache=request.cache,
         no_metadata=request.no_metadata,
     )
 
