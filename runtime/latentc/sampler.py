@@ -79,13 +79,14 @@ class Sampling:
 
     def steps(self) -> Iterator[int]:
         """Runs call after call, and yields how many are done."""
+        engines = {graph: self._engines[graph] for graph in self._inputs}
         for graph, inputs in self._inputs.items():
             for name, buffer in {**self._constant, **self.residuals}.items():
                 if name in inputs or (graph == FULL and name in self.residuals):
-                    self._engines[graph].bind(name, buffer)
+                    engines[graph].bind(name, buffer)
         for call in range(self.calls):
             graph = CACHED if call in self._cached else FULL
-            denoise = self._engines[graph]
+            denoise = engines[graph]
             for name, rows in self._per_call.items():
                 if name in self._inputs[graph]:
                     denoise.bind(name, rows.view(call))
