@@ -14,7 +14,7 @@ from latentc.heap import give_back_large_blocks
 from latentc.schema import Manifest, Precision
 
 from export.calibrate import calibration_inputs
-from export.compile import HoistedStep, NarrowedStep, check_graphs, clean_graphs, hoist, narrow
+from export.compile import HoistedStep, NarrowedStep, check_graphs, clean_graphs, fuse, hoist, narrow
 from export.dump import dump_clean, dump_final
 from export.examples import parity_size
 from export.graph_files import file_records, weight_places, write_graphs
@@ -103,6 +103,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
             "narrow", lambda: narrow(hoisted, options.precision, samples, partial(remembered_measure, stage))
         )
         report_weights(narrowed)
+        narrowed = fuse(narrowed, options.target, options.precision)
         check_graphs(narrowed, options.target)
         if options.dump is not None:
             dump_final(options.dump, narrowed)
