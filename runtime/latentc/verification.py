@@ -29,6 +29,7 @@ from latentc.trajectory import Noise, latent_shape, noise_from_seed, trajectory_
 
 TRAJECTORY = "trajectory"
 OVER_IMAGE = "over_image"  # the trajectory that begins with an image
+OF_FP32 = "image_of_fp32"  # the same trajectory as `image`, of the graphs before they were int8
 
 
 def measured(
