@@ -25,8 +25,9 @@ def calibration_inputs(
 ) -> Samples:
     """Inputs of the denoise graph at calls spread over the trajectory, and of all that runs before and after it.
 
-    Where no trajectory is within reach (`loop` is None), the graphs are given what they are compared on: the denoiser its
-    first step, from noise, with texts that the encoders encoded. `given` is what prompt and schedule graph return for that.
+    Where no trajectory is within reach (`loop` is None), the graphs are given what they are compared on: the denoiser
+    its first step, from noise, with texts that the encoders encoded. `given` is what prompt and schedule graph return
+    for that.
     """
     if loop is None:
         found: dict[str, Sequence[Mapping[str, np.ndarray]]] = {n: (drawn.inputs[n],) for n in hoisted.around}

@@ -115,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="fp16: of all graphs but prompt and schedule; int8: of the loop, for onnxruntime (fp32)",
+        help="fp16: of all graphs but prompt and schedule; int8: of the loop, for --target onnxruntime (fp32)",
     )
     result.add_argument(
         "--target", choices=TARGETS, default="onnxruntime", help="whose opset and operators are written (onnxruntime)"

@@ -35,8 +35,8 @@ class MemoryNeed:
 
 
 def estimated_bundle_bytes(sizes: SourceSizes, precision: schema.Precision) -> int:
-    """All weights in the graphs' precision. What a float16 or int8 bundle keeps in float32 (prompt, schedule, islands; for
-    int8 all but the loop) is known when its graphs are, and comes on top.
+    """All weights in the graphs' precision. What a float16 or int8 bundle keeps in float32 (prompt, schedule, islands;
+    for int8 all but the loop) is known when its graphs are, and comes on top.
     """
     return sizes.num_parameters * _BYTES[precision] + SMALL_FILES_BYTES
 

@@ -39,14 +39,16 @@ def remembered_choice(stage: Stage, choose: Callable[[], Chosen]) -> Chosen:
     report, arrays = stage.recall("int8.json"), stage.recall("int8.safetensors")
     if report is not None and arrays is not None:
         known = safetensors.numpy.load(arrays)
-        picture = known.pop("picture", None)
-        outputs = {name.removeprefix("output/"): array for name, array in known.items()}
-        return Chosen(msgspec.json.decode(report, type=Int8Report), picture, outputs)
+        factors, outputs = (
+            {name.removeprefix(kind): array for name, array in known.items() if name.startswith(kind)}
+            for kind in ("factors/", "output/")
+        )
+        return Chosen(msgspec.json.decode(report, type=Int8Report), factors, known.get("picture"), outputs)
     chosen = choose()
     tensors = {f"output/{name}": array for name, array in chosen.outputs.items()}
-    stage.remember(
-        "int8.safetensors", _tensors(tensors | ({} if chosen.picture is None else {"picture": chosen.picture}))
-    )
+    tensors |= {f"factors/{name}": array for name, array in chosen.factors.items()}
+    tensors |= {} if chosen.picture is None else {"picture": chosen.picture}
+    stage.remember("int8.safetensors", _tensors(tensors))
     stage.remember("int8.json", msgspec.json.encode(chosen.report))
     return chosen
 

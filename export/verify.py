@@ -58,9 +58,7 @@ class Bounds:
 BOUNDS: Mapping[schema.Precision, Bounds] = {
     "fp32": Bounds(),
     "fp16": Bounds(relative_l2=1e-2, psnr_db=35.0),
-    "int8": Bounds(
-        relative_l2=5e-2, psnr_db=35.0
-    ),  # of the denoiser; all other graphs are float32, and held to its bound
+    "int8": Bounds(relative_l2=5e-2, psnr_db=35.0),  # of the denoiser; the other graphs are float32
 }
 
 

@@ -95,7 +95,7 @@ def _is_bias(value: ir.Value, width: int) -> bool:
 def _width(node: ir.Node) -> int:
     tensor = _given(node, 1).const_value
     assert tensor is not None, "a layer's weight has a value"
-    transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0)
+    transposed = node.op_type == "Gemm" and bool(node.attributes.get_int("transB", 0))
     return int(tensor.shape.numpy()[0 if transposed else 1])
 
 

@@ -1,6 +1,6 @@
 """A weight [K, N] as int8 codes and one float32 scale for each of its N output channels, one tensor at a time.
 
-w[k, n] ≈ scale[n] · code[k, n], symmetric: zero is exact, and no zero point is stored. The scale is the least with which
+w[k, n] ≈ scale[n] · code[k, n], symmetric: zero is exact, and there is no zero point. The scale is the least with which
 
     |code| ≤ 127      and      in each pair of rows (2i, 2i + 1) the codes of one sign sum to at most 128.
 
@@ -46,17 +46,21 @@ def _scales(block: torch.Tensor) -> torch.Tensor:
     return torch.where(scale == 0, 1.0, scale)
 
 
-def int8_tensors(name: str, tensor: ir.TensorProtocol, transposed: bool) -> tuple[ir.LazyTensor, ir.LazyTensor]:
+def int8_tensors(
+    name: str, tensor: ir.TensorProtocol, transposed: bool, factors: np.ndarray | None
+) -> tuple[ir.LazyTensor, ir.LazyTensor]:
     """Codes and scales of `tensor`, each computed when it is read: the weight is never kept in memory.
 
     transposed: whether `tensor` is [N, K], as a Gemm may have it.
+    factors: float32 [K] by which its rows are multiplied first (smoothing.py).
     """
     rows, columns = tensor.shape.numpy()
     depth, width = (columns, rows) if transposed else (rows, columns)
 
     def made() -> tuple[np.ndarray, np.ndarray]:
         array = tensor.numpy()
-        return quantised(array.T if transposed else array)
+        matrix = array.T if transposed else array
+        return quantised(matrix if factors is None else matrix * factors[:, None])
 
     codes = ir.LazyTensor(
         lambda: ir.Tensor(made()[0], name=f"{name}_int8"),

@@ -74,9 +74,7 @@ def _prediction(stages: dict[str, StageMemory], loading: dict[str, int]) -> Pred
 
 
 def _loaded_bytes(graph: Graph) -> int:
-    """The weights in the precision that the CPU computes in: half-precision ones are converted when they are loaded, int8
-    stays int8.
-    """
+    """The weights in the precision that the CPU computes in: half is converted when it is loaded, int8 is not."""
     return max(graph.weight_bytes, _FLOAT_BYTES * (graph.parameters - graph.int8_bytes) + graph.int8_bytes)
 
 
