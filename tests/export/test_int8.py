@@ -40,7 +40,20 @@ def bundle(source: Path, dump: Path) -> Path:
     return dump.parent / "bundle"
 
 
-def test_the_loop_is_int8_and_the_rest_is_not(bundle: Path) -> None:
+NUM_MATRICES = 2 * 6
+ELEMENTS = 2 * (
+    4 * WIDTH * WIDTH + 2 * 4 * WIDTH * WIDTH
+)  # two blocks of four square matrices, and two four times that
+
+
+def kept_layers(dump: Path) -> list[str]:
+    """The names of the layers that the dump says stayed, each with its reason."""
+    rows = [line.split("\t") for line in (dump / "4-final/denoise.int8.tsv").read_text().splitlines()[2:]]
+    assert len(rows) == NUM_MATRICES
+    return [name for name, _, _, reason in rows if reason]
+
+
+def test_the_loop_is_int8_and_the_rest_is_not(bundle: Path, dump: Path) -> None:
     manifest = open_bundle(bundle).manifest
     assert (manifest.precision, manifest.target) == ("int8", "onnxruntime")
     stored = {
@@ -49,10 +62,11 @@ def test_the_loop_is_int8_and_the_rest_is_not(bundle: Path) -> None:
     }
     assert {name for name, dtypes in stored.items() if ir.DataType.INT8 in dtypes} == {"denoise"}
     loop = manifest.graphs["denoise"]
-    num_matrices = 2 * (4 * WIDTH * WIDTH + 2 * 4 * WIDTH * WIDTH)  # two blocks of four and two matrices
-    assert loop.int8_bytes == num_matrices
-    assert num_matrices < loop.parameters < 1.1 * num_matrices
-    assert loop.weight_bytes < 1.3 * num_matrices
+    kept = sum(WIDTH * WIDTH * (4 if ".ff." in name else 1) for name in kept_layers(dump))
+    assert loop.int8_bytes == ELEMENTS - kept
+    assert ELEMENTS < loop.parameters < 1.1 * ELEMENTS
+    assert loop.int8_bytes > ELEMENTS / 2
+    assert loop.weight_bytes < loop.int8_bytes + 4 * (kept + 0.1 * ELEMENTS)
     assert all(spec.dtype == "float32" for spec in (*loop.inputs, *loop.outputs))
 
 
@@ -84,10 +98,11 @@ def test_inspect_shows_the_bytes_and_the_dump_every_layer(
     bundle: Path, dump: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert latentc(["inspect", str(bundle)]) == 0
-    assert "393 kB int8" in capsys.readouterr().out
-    lines = (dump / "4-final/denoise.int8.tsv").read_text().splitlines()
-    assert lines[0].startswith("# 12 of 12 layers in int8; prediction off by 0.0")
-    assert len(lines) == 2 + 12
+    int8_bytes = open_bundle(bundle).manifest.graphs["denoise"].int8_bytes
+    assert f"{int8_bytes / 1e3:.3g} kB int8" in capsys.readouterr().out
+    first = (dump / "4-final/denoise.int8.tsv").read_text().splitlines()[0]
+    num_int8 = NUM_MATRICES - len(kept_layers(dump))
+    assert first.startswith(f"# {num_int8} of {NUM_MATRICES} layers in int8; prediction off by 0.0")
 
 
 def test_a_target_without_int8_is_refused_before_any_work(source: Path, tmp_path: Path) -> None:
