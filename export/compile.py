@@ -14,6 +14,7 @@ from latentc.errors import LatentcError
 from latentc.schema import Figure, Precision
 
 from export.hoist import CostModel, InputClass, Layout, Partition, partition
+from export.int8 import Int8Report
 from export.passes.divide_by_root import DivideByRoot
 from export.passes.fuse_attention import FuseAttention
 from export.passes.pipeline import clean_graph
@@ -116,13 +117,20 @@ def hoist(
 
 @dataclass(frozen=True)
 class NarrowedStep:
-    """The graphs as they are written, and what half precision did to each."""
+    """The graphs as they are written, and what half precision did to each, or int8 to the loop's."""
 
     hoisted: HoistedStep
     graphs: Mapping[str, ir.Model]
     half: Mapping[str, HalfReport]
     void_islands: tuple[str, ...] = ()  # patterns of the family that hold no node of any graph
     wide_outputs: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)  # in float32, of the last sample
+    int8: Int8Report | None = None
+    picture: np.ndarray | None = None  # of the whole trajectory in float32, where int8 is compared with it
+
+    @property
+    def narrow_graphs(self) -> frozenset[str]:
+        """The graphs that are not in float32."""
+        return frozenset(self.half) | ({"denoise"} if self.int8 is not None else set())
 
 
 def no_recall(name: str, measure: Callable[[], Measured]) -> Measured:

@@ -53,7 +53,7 @@ def _low(manifest: Manifest, order: list[str]) -> Prediction:
 
 
 def _normal(manifest: Manifest, order: list[str]) -> Prediction:
-    weights = {name: _single_bytes(graph) for name, graph in manifest.graphs.items()}
+    weights = {name: _loaded_bytes(graph) for name, graph in manifest.graphs.items()}
     loading, loaded = {}, 0
     for name, graph in manifest.graphs.items():
         # The engine is made from the mapped file, which is let go of afterwards.
@@ -73,9 +73,9 @@ def _prediction(stages: dict[str, StageMemory], loading: dict[str, int]) -> Pred
     return Prediction(moments[peak], peak, stages)
 
 
-def _single_bytes(graph: Graph) -> int:
-    """The weights in the precision that the CPU computes in: half-precision ones are converted when they are loaded."""
-    return max(graph.weight_bytes, _FLOAT_BYTES * graph.parameters)
+def _loaded_bytes(graph: Graph) -> int:
+    """The weights in the precision that the CPU computes in: half is converted when it is loaded, int8 is not."""
+    return max(graph.weight_bytes, _FLOAT_BYTES * (graph.parameters - graph.int8_bytes) + graph.int8_bytes)
 
 
 def _activations_bytes(manifest: Manifest, name: str) -> int:

@@ -180,6 +180,7 @@ def write_bundle(root: Path, name: str = "toy") -> Path:
             whole_nodes=10,
             whole_parameters=40,
             whole_weight_bytes=160,
+            int8_bytes=0,
             whole_flops=1000,
         ),
         solvers={
@@ -237,6 +238,7 @@ def _graph(
         nodes=10,
         parameters=40,
         weight_bytes=160,
+        int8_bytes=0,
         flops=1000,
         activation_bytes=2000,
     )

@@ -123,7 +123,7 @@ def _lines(report: Report) -> list[str]:
         lines.append(f"{'text':<12}{_encoders(report.conditioning)}")
     lines += ["", *_columns(["solver", "scheduler", "steps (calls, noise draws where they differ)"], _solvers(report))]
     rows = [
-        [name, f"once a {g.runs_once_per}", f"{g.nodes}", _count(g.parameters), _bytes(g.weight_bytes), _count(g.flops)]
+        [name, f"once a {g.runs_once_per}", f"{g.nodes}", _count(g.parameters), _weights(g), _count(g.flops)]
         for name, g in report.graphs.items()
     ]
     lines += ["", *_columns(["graph", "runs", "nodes", "parameters", "weights", "FLOPs a run"], rows)]
@@ -135,6 +135,12 @@ def _lines(report: Report) -> list[str]:
         for spec in specs
     ]
     return [*lines, "", *_columns(["tensor of", "name", "dtype", "shape"], rows)]
+
+
+def _weights(graph: Graph) -> str:
+    """All bytes, and how many of them are int8."""
+    int8 = f" ({_bytes(graph.int8_bytes)} int8)" if graph.int8_bytes else ""
+    return f"{_bytes(graph.weight_bytes)}{int8}"
 
 
 def _loop(report: Report) -> list[str]:
