@@ -18,14 +18,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from latentc.memory import MEMORY
 
 from benchmarks.machine import machine
 from benchmarks.process_tree import run_watched
 from benchmarks.published_shapes import vae
+from benchmarks.random_checkpoint import drawn_tensors
 from benchmarks.random_weights import NormalPool, write_sharded
 from export.pipeline import ExportOptions, export_bundle
-from tests.pipelines.stable_diffusion import make_stable_diffusion
+from tests.pipelines.stable_diffusion import make_stable_diffusion, random_unet
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "tile_memory.json"
@@ -34,9 +36,6 @@ SAMPLE_SIZE = 64  # latents of 512²: the bundle then draws up to 1024²
 
 def write_source(directory: Path) -> Path:
     """The tests' pipeline with the published VAE, and attention below the full resolution only."""
-    from benchmarks.random_checkpoint import drawn_tensors
-    from tests.pipelines.stable_diffusion import random_unet
-
     make_stable_diffusion(directory)
     unet = random_unet(
         sample_size=SAMPLE_SIZE,
@@ -44,8 +43,6 @@ def write_source(directory: Path) -> Path:
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     )
     unet.save_pretrained(directory / "unet")
-    import torch
-
     with torch.device("meta"):
         wide = vae(4, 0.18215)
     for file in (directory / "vae").iterdir():
@@ -85,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tiles = [None, *(int(tile) for tile in given.tiles.split(","))]
     with tempfile.TemporaryDirectory() as home:
         source, bundle = write_source(Path(home) / "source"), Path(home) / "bundle"
-        export_bundle(ExportOptions(source=str(source), output=bundle, steps=(2,)))
+        export_bundle(ExportOptions(source=str(source), output=bundle, steps=(2,), memory_bytes=1))
         rows = []
         for memory in MEMORY:
             for tile in tiles:
