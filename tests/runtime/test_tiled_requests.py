@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from latentc.backends.onnxruntime import OnnxRuntimeEngine
@@ -118,3 +119,16 @@ def test_the_command_and_a_line_of_stdin(
     assert main(["sample", str(sizes), "--label", "dog", "--tile", "9", "-o", str(tmp_path / "c.png")]) == 1
     assert capfd.readouterr().err == "latentc: error: --tile 9 cannot be decoded; give a multiple of 8, such as 8\n"
     assert not (tmp_path / "c.png").exists()
+
+
+def test_inspect_says_what_a_tile_takes(sizes: Path, pristine: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    manifest = toy.read_manifest(sizes)
+    image = msgspec.structs.replace(manifest.image, height=16, width=16)
+    latent = msgspec.structs.replace(manifest.latent, height=8, width=8)
+    root = Path(shutil.copytree(sizes, sizes.parent / "larger"))
+    toy.seal(root, msgspec.structs.replace(manifest, image=image, latent=latent))
+    assert main(["inspect", str(root)]) == 0
+    line = "the decoder by tiles, with --tile 8: 500 B of activations, whole 2 kB\n"
+    assert line in capfd.readouterr().out
+    assert main(["inspect", str(pristine)]) == 0
+    assert "--tile" not in capfd.readouterr().out
