@@ -13,6 +13,8 @@ Writes mlperf_log_summary.txt to benchmarks/results/mlperf/SCENARIO/, and all fi
 """
 
 import argparse
+import contextlib
+import io
 import json
 import shutil
 import sys
@@ -95,7 +97,9 @@ def pictures_of_the_command(bundle: Path, items: Sequence[Item], flag: str, thre
         out = Path(home) / "out.png"
         for item in items:
             flags = [flag, item.what, "-s", str(item.seed), "-o", str(out), "--threads", str(threads), "--json"]
-            if latentc(["sample", str(bundle), "--backend", "onnxruntime", *flags]) != 0:
+            with contextlib.redirect_stdout(io.StringIO()):  # the last line of stdout is ours
+                status = latentc(["sample", str(bundle), "--backend", "onnxruntime", *flags])
+            if status != 0:
                 raise SystemExit(f"latentc sample could not draw {item}")
             with Image.open(out) as image:
                 found.append(np.asarray(image.convert("RGB")))

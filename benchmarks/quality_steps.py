@@ -16,6 +16,7 @@ docs/images/quality_steps_MODEL.png: a row for each solver, a column for each st
 """
 
 import argparse
+import hashlib
 import json
 import statistics
 import sys
@@ -57,12 +58,17 @@ def request_of(session: Session, subject: Subject, solver: str, steps: int, firs
 
 
 def drawn(session: Session, subject: Subject, solver: str, steps: int, pictures: int) -> torch.Tensor:
-    """(N, 3, S, S) in [-1, 1]; the noise is the same for every solver."""
-    parts = [
-        session.draw(request_of(session, subject, solver, steps, first, min(CHUNK, pictures - first)), SEED + first)
-        for first in range(0, pictures, CHUNK)
-    ]
-    return torch.from_numpy(np.concatenate(parts)) * 2 - 1
+    """(N, 3, S, S) in [-1, 1]; the noise is the same for every solver. Kept beside the bundle: a killed run goes on."""
+    asked = repr((session.bundle.model_hash, subject.labels, subject.prompts, solver, steps, pictures, CHUNK, SEED))
+    kept = session.bundle.root.parent / "pictures" / f"{hashlib.sha256(asked.encode()).hexdigest()[:16]}.npy"
+    if not kept.exists():
+        parts = [
+            session.draw(request_of(session, subject, solver, steps, first, min(CHUNK, pictures - first)), SEED + first)
+            for first in range(0, pictures, CHUNK)
+        ]
+        kept.parent.mkdir(exist_ok=True)
+        np.save(kept, np.concatenate(parts))
+    return torch.from_numpy(np.load(kept)) * 2 - 1
 
 
 def relative_times(
@@ -112,7 +118,7 @@ def measured(session: Session, subject: Subject, pictures: int) -> dict[str, Any
         "default": {"solver": defaults.solver, "steps": defaults.steps, "cfg_scale": defaults.cfg_scale},
         "reference": {"solver": subject.reference, "steps": CONVERGED, **subject.judged(converged)},
         "other_solvers_at_as_many_steps_psnr_db": agreement,
-        "real": subject.real,
+        "real": subject.real(),
         "rows": rows,
     }
 

@@ -20,7 +20,7 @@ SUBJECT = Subject(
     reference="plain",
     default_steps=(4,),
     judged=lambda found: {"judge": round(float(found.mean()), 3)},
-    real={"judge": 1.0},
+    real=lambda: {"judge": 1.0},
     shown=1,
     labels=(0, 1, 2, 0, 1),
 )
@@ -35,7 +35,9 @@ def test_chunks_are_in_order_and_have_noise_of_their_own(session: Session, monke
     monkeypatch.setattr(quality_steps, "CHUNK", 2)
     found = drawn(session, SUBJECT, "plain", 4, 5)
     assert found.shape == (5, 3, 8, 8)
-    assert torch.equal(found, drawn(session, SUBJECT, "plain", 4, 5))
+    with monkeypatch.context() as patch:  # kept, and not drawn again
+        patch.setattr(Session, "draw", None)
+        assert torch.equal(found, drawn(session, SUBJECT, "plain", 4, 5))
     assert len({picture.numpy().tobytes() for picture in found}) == 5
     other = replace(SUBJECT, labels=(0, 1, 1, 0, 1))
     changed = (drawn(session, other, "plain", 4, 5) - found).abs().amax(dim=(1, 2, 3)) > 1e-3
