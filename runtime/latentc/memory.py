@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias, get_args
 import msgspec
 
 from latentc.schema import Graph, LabelConditioning, Manifest
+from latentc.tiles import SHARED
 
 Memory: TypeAlias = Literal["normal", "low"]
 MEMORY: tuple[Memory, ...] = get_args(Memory)
@@ -33,6 +34,29 @@ class Prediction(msgspec.Struct, frozen=True):
     peak_bytes: int
     peak_while: str  # "loading NAME" or "running NAME"
     stages: dict[str, StageMemory]
+
+
+class TileMemory(msgspec.Struct, frozen=True):
+    """What the decoder's activations take on a tile of so many pixels a side, and on the whole default size."""
+
+    pixels: int
+    activations_bytes: int
+    whole_bytes: int
+
+
+def tile_memory(manifest: Manifest) -> TileMemory | None:
+    """For tiles of half the default size, or somewhat less; None where the sizes leave no such tile.
+
+    By the share of pixels: attention over all latents grows faster, so that a tile takes no more than this.
+    """
+    if manifest.sizes is None:
+        return None
+    image, least = manifest.image, SHARED * manifest.sizes.multiple
+    pixels = min(image.width, image.height) // 2 // least * least
+    if not pixels:
+        return None
+    whole = manifest.graphs["decode"].activation_bytes
+    return TileMemory(pixels, whole * pixels**2 // (image.width * image.height), whole)
 
 
 def predicted(manifest: Manifest, memory: Memory) -> Prediction:
