@@ -180,7 +180,6 @@ def write_bundle(root: Path, name: str = "toy") -> Path:
             whole_nodes=10,
             whole_parameters=40,
             whole_weight_bytes=160,
-            int8_bytes=0,
             whole_flops=1000,
         ),
         solvers={
