@@ -1,4 +1,4 @@
-"""What happens to the traced graphs before they are written: clean, hoist, narrow, check.
+"""What happens to the traced graphs before they are written: clean, hoist, narrow, fuse, check.
 
 Each phase takes the graphs of the phase before it, gives new ones, and is proven: both are run on the
 same inputs, and how far apart they are is a figure of the parity report (export/proof.py).
@@ -14,6 +14,9 @@ from latentc.errors import LatentcError
 from latentc.schema import Figure, Precision
 
 from export.hoist import CostModel, InputClass, Layout, Partition, partition
+from export.int8 import Int8Report
+from export.passes.divide_by_root import DivideByRoot
+from export.passes.fuse_attention import FuseAttention
 from export.passes.pipeline import clean_graph
 from export.precision import HalfReport, Island, Measured, half_of_measured, measured, prepare
 from export.proof import Parts, compare_phase, run_parts
@@ -116,7 +119,7 @@ def hoist(
 
 @dataclass(frozen=True)
 class NarrowedStep:
-    """The graphs as they are written, and what half precision did to each."""
+    """The graphs as they are written, and what half precision did to each, or int8 to the loop's."""
 
     hoisted: HoistedStep
     graphs: Mapping[str, ir.Model]
@@ -129,6 +132,14 @@ class NarrowedStep:
     def shared_weights(self) -> dict[str, str]:
         """The graphs whose weights all lie in another graph's file."""
         return {} if self.split is None else {CACHED: "denoise"}
+
+    int8: Int8Report | None = None
+    picture: np.ndarray | None = None  # of the whole trajectory in float32, where int8 is compared with it
+
+    @property
+    def narrow_graphs(self) -> frozenset[str]:
+        """The graphs that are not in float32."""
+        return frozenset(self.half) | ({"denoise"} if self.int8 is not None else set())
 
 
 def no_recall(name: str, measure: Callable[[], Measured]) -> Measured:
@@ -171,6 +182,17 @@ def with_cached_step(narrowed: NarrowedStep) -> NarrowedStep:
     for name, graph in narrowed.graphs.items():
         graphs |= {"denoise": split.full, CACHED: split.cached} if name == "denoise" else {name: graph}
     return replace(narrowed, graphs=graphs, split=split)
+
+
+def fuse(narrowed: NarrowedStep, target: Target, precision: Precision) -> NarrowedStep:
+    """Brings the graphs into the forms that the target runs fastest, and that no phase before this one knows.
+
+    Nothing for TensorRT, which finds its own, nor in half precision, where ONNX Runtime's CPU has no such operators.
+    """
+    if target != "onnxruntime" or precision == "fp16":
+        return narrowed
+    passes = ir.passes.Sequential(DivideByRoot(), FuseAttention())
+    return replace(narrowed, graphs={name: passes(graph.clone()).model for name, graph in narrowed.graphs.items()})
 
 
 def check_graphs(narrowed: NarrowedStep, target: Target) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from latentc.errors import RequestError
 from latentc.schema import LabelConditioning, Manifest, Table
+from latentc.tiles import SHARED
 
 MAX_IMAGES = 1024  # of one batch; more is a mistake, or a loop around this command
 _MAX_LISTED = 12
@@ -28,6 +29,7 @@ class Asked:
     strength: float | None = None
     init_image: bool = False
     cache: str | None = None  # a level of the step cache
+    tile: int | None = None  # pixels
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Request:
             return ()
         left_away = self.table.calls - calls
         return tuple(call - left_away for call in self.table.cached[self.cache].calls if call > left_away)
+
+    tile: int | None = None  # pixels along a side of what is decoded at once; None: all
 
     @property
     def count(self) -> int:
@@ -99,6 +103,7 @@ def resolve(manifest: Manifest, asked: Asked, batch: int | None = None) -> Reque
         guidance=_guidance(manifest, asked.guidance),
         skipped=_skipped(manifest, asked, table),
         cache=_cache(manifest, asked.cache, table),
+        tile=_tile(manifest, asked.tile),
     )
 
 
@@ -173,6 +178,22 @@ def _size(manifest: Manifest, asked: Asked) -> tuple[int, int]:
                 f"{sizes.maximum}, such as {down}"
             )
     return width, height
+
+
+def _tile(manifest: Manifest, given: int | None) -> int | None:
+    """The side of a tile in pixels: a quarter of it is what the latents' sides are multiples of, or several."""
+    if given is None:
+        return None
+    own, sizes = manifest.image, manifest.sizes
+    if sizes is None:
+        raise RequestError(
+            f"--tile is for models of several sizes; {manifest.name} draws {own.width}x{own.height} only"
+        )
+    least = SHARED * sizes.multiple
+    if given < least or given % least:
+        nearest = max(round(given / least), 1) * least
+        raise RequestError(f"--tile {given} cannot be decoded; give a multiple of {least}, such as {nearest}")
+    return given
 
 
 def _skipped(manifest: Manifest, asked: Asked, table: Table) -> int | None:

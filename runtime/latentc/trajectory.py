@@ -42,6 +42,7 @@ class Trajectory:
     output_row  float32 [S]
     texts       what the text encoders are given; their outputs become constants
     cached      calls that run without the middle blocks, with what these added in the last full call
+    tile        pixels along a side of what is decoded at once; None: the whole picture
     """
 
     noise: Floats
@@ -51,6 +52,7 @@ class Trajectory:
     texts: tuple[TextBatch, ...] = ()
     init: InitialImage | None = None
     cached: tuple[int, ...] = ()
+    tile: int | None = None
 
 
 def trajectory_of(
@@ -99,6 +101,7 @@ def trajectory_of(
         texts=texts,
         init=init,
         cached=request.cached_calls(table.calls),
+        tile=request.tile,
     )
 
 

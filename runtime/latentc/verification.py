@@ -31,6 +31,8 @@ from latentc.verification_cache import is_of_cache, measured_levels
 
 TRAJECTORY = "trajectory"
 OVER_IMAGE = "over_image"  # the trajectory that begins with an image
+TORCHS = "torch's pipeline"
+OF_FP32 = "image_of_fp32"  # the same trajectory as `image`, of the graphs before they were int8
 
 
 def measured(
@@ -76,7 +78,7 @@ def measured(
                 against = f"the graph in {graphs.name} and the engine of {backend.name}"
                 yield _measured(figure, built[figure.tensor], made[figure.tensor], against)
     loop = _Loop(backend, loaded.engines, loaded.prologue)
-    yield from _trajectory(bundle, parity, references, loop, f"torch's pipeline and the loop, {how}")
+    yield from _trajectory(bundle, parity, references, loop, f"{TORCHS} and the loop, {how}")
     if TRAJECTORY not in left_out:
         request = request_of(bundle, parity)
         yield from measured_levels(bundle, parity, request, references, partial(loop.draw, bundle.manifest), how)
@@ -170,7 +172,8 @@ def _trajectory(
         image = loop.draw(bundle.manifest, trajectory)
         if other is not None:
             expected = other.draw(bundle.manifest, trajectory)
-        yield _measured(figure, image, expected, against)
+        told = against.replace(TORCHS, "the fp32 graphs' picture") if name == OF_FP32 else against
+        yield _measured(figure, image, expected, told)
 
 
 def request_of(bundle: Bundle, parity: Parity, over_image: bool = False) -> Request:

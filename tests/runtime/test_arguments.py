@@ -8,7 +8,8 @@ FLAGS = {
     "sample": [
         "--backend", "--batch", "--cache", "--cfg-scale", "--guidance", "--height", "--help", "--init-image", "--json",
         "--label", "--latents", "--memory", "--negative-prompt", "--no-metadata", "--output", "--prologue", "--prompt",
-        "--seed", "--separate", "--solver", "--stdin", "--steps", "--strength", "--threads", "--width", "-H", "-W",
+        "--seed", "--separate", "--solver", "--stdin", "--steps", "--strength", "--threads", "--tile", "--width", "-H",
+        "-W",
         "-b", "-h", "-n", "-o", "-p", "-s", "BUNDLE",
     ],
     "build": [

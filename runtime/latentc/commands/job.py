@@ -42,6 +42,7 @@ class Wanted:
     init_image: Path | None = None
     strength: float | None = None
     cache: str | None = None
+    tile: int | None = None
     no_metadata: bool = False
 
 
@@ -87,6 +88,7 @@ def _request(bundle: Bundle, wanted: Wanted) -> tuple[Request, npt.NDArray[np.fl
         strength=wanted.strength,
         init_image=wanted.init_image is not None,
         cache=wanted.cache,
+        tile=wanted.tile,
     )
     if wanted.latents is None:
         return resolve(manifest, asked), None

@@ -41,6 +41,7 @@ class Options:
     init_image: Path | None
     strength: float | None
     cache: str | None
+    tile: int | None
     no_metadata: bool
     stdin: bool
     backend: str
@@ -70,6 +71,7 @@ class Options:
             init_image=self.init_image,
             strength=self.strength,
             cache=self.cache,
+            tile=self.tile,
             no_metadata=self.no_metadata,
         )
 
