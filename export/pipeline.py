@@ -132,9 +132,9 @@ def export_bundle(options: ExportOptions) -> Manifest:
             measure = partial(remembered_measure, stage)
             narrowed = timed("narrow", lambda: narrow(hoisted, options.precision, samples, measure))
         report_narrowed(narrowed)
+        narrowed = fuse(narrowed, options.target, options.precision)
         if options.cache:
             narrowed = with_cached_step(narrowed)
-        narrowed = fuse(narrowed, options.target, options.precision)
         check_graphs(narrowed, options.target)
         if options.dump is not None:
             dump_final(options.dump, narrowed)
