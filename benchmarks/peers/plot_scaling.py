@@ -39,7 +39,7 @@ def main(results: str, picture: str) -> None:
         if len(told) > 1:
             memory.plot(*zip(*told, strict=True), "--", color=MODEL, label="peak, predicted")
         slope = document["exponents"][axis]
-        time.set_title(f"{axis}: time^{slope['time_at_the_end']:.2f}, FLOPs^{slope['flops_at_the_end']:.2f} at the end")
+        time.set_title(f"time: {axis}^{slope['time_at_the_end']:.2f}\nFLOPs: {axis}^{slope['flops_at_the_end']:.2f}")
         time.title.set_fontsize(8)
         for one in (time, memory):
             one.set_xscale("log", base=2)
