@@ -128,7 +128,7 @@ def measured(found: Mapping[tuple[int, int], Path], threads: int, rounds: int) -
                 of_point.append(taken)
     rows = []
     for point in points():
-        manifest = manifest_of(found[point.tokens, point.depth])
+        manifest, _ = manifest_of(found[point.tokens, point.depth])
         graph = manifest.graphs["denoise"]
         attention = 4 * point.tokens**2 * WIDTH * point.depth
         rows.append({

@@ -5,6 +5,7 @@ the line that its FLOPs would take at the base's rate, memory below.
 """
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def main(results: str, picture: str) -> None:
         if len(told) > 1:
             memory.plot(*zip(*told, strict=True), "--", color=MODEL, label="peak, predicted")
         slope = document["exponents"][axis]
-        time.set_title(f"{axis}: time^{slope['time_at_the_end']:.2f}, FLOPs^{slope['flops_at_the_end']:.2f} at the end")
+        time.set_title(f"time: {axis}^{slope['time_at_the_end']:.2f}\nFLOPs: {axis}^{slope['flops_at_the_end']:.2f}")
         time.title.set_fontsize(8)
         for one in (time, memory):
             one.set_xscale("log", base=2)
@@ -55,6 +56,9 @@ def main(results: str, picture: str) -> None:
         row[0].legend(frameon=False, fontsize=7)
     figure.tight_layout()
     figure.savefig(picture, metadata={"Date": None}, facecolor="white")
+    # A tenth of a point is enough, and half the bytes.
+    text = re.sub(r"\d+\.\d{2,}", lambda number: f"{float(number[0]):.1f}", Path(picture).read_text(encoding="utf-8"))
+    Path(picture).write_text(re.sub(r"\n\s*", "\n", text), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def test_loadgen_runs_each_scenario(
     pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scenario: str
 ) -> None:
     short = mlperf.CONFIG.read_text().replace("min_duration = 20000", "min_duration = 200")
-    short = short.replace("target_qps = 3", "target_qps = 100")
+    short = short.replace("target_qps = 1.5", "target_qps = 100")
     (tmp_path / "short.conf").write_text(short)
     monkeypatch.setattr(mlperf, "CONFIG", tmp_path / "short.conf")
     monkeypatch.setattr(mlperf, "RESULTS", tmp_path / "results" / "mlperf.json")

@@ -11,7 +11,7 @@ from models.ldm.emoji import FONT_PATH, LIST_PATH
 from models.ldm.text_to_image.card import BEGIN, write_card
 from models.ldm.text_to_image.dataset import DrawnEmoji, drawn_emoji, recolourings, recombined_prompts
 from models.ldm.text_to_image.evaluate import emoji_called, in_colour
-from models.ldm.text_to_image.judge import Judge, _pictures, colours_of, pixels_of
+from models.ldm.text_to_image.judge import Judge, colours_of, pictures_from_emoji, pixels_of
 
 FIGURES = {
     "names": 100,
@@ -54,7 +54,7 @@ def test_every_combination_can_be_painted_and_its_colour_read_but_is_not_shown_i
 def test_nearest_real_emoji_of_a_real_emoji_is_itself(emoji: list[DrawnEmoji]):
     emoji = emoji[:40]
     classes = tuple(dict.fromkeys(one.caption.subgroup for one in emoji))
-    judge = Judge(_pictures(emoji, classes), Classifier((4, 4), len(classes), 0.0).eval())
+    judge = Judge(pictures_from_emoji(emoji, classes), Classifier((4, 4), len(classes), 0.0).eval())
     pixels = pixels_of([one.picture for one in emoji])
     noisy = pixels + 0.1 * torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
     assert judge.nearest(noisy) == [*range(40)]
