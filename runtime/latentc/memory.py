@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias, get_args
 import msgspec
 
 from latentc.schema import Graph, LabelConditioning, Manifest
-from latentc.tiles import SHARED
+from latentc.tile_overlap import SHARED
 
 Memory: TypeAlias = Literal["normal", "low"]
 MEMORY: tuple[Memory, ...] = get_args(Memory)

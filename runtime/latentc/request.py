@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from latentc.errors import RequestError
 from latentc.schema import LabelConditioning, Manifest, Table
-from latentc.tiles import SHARED
+from latentc.tile_overlap import SHARED
 
 MAX_IMAGES = 1024  # of one batch; more is a mistake, or a loop around this command
 _MAX_LISTED = 12

@@ -16,8 +16,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from latentc.tile_overlap import SHARED
+
 Floats = npt.NDArray[np.float32]
-SHARED = 4  # one part of so many of a tile is its neighbour's, too
 
 
 def decoded_by_tiles(decode: Callable[[Floats], Floats], latents: Floats, tile: int, picture: Floats) -> None:
