@@ -108,6 +108,17 @@ bench-gpu: $(installed) ## measures on an NVIDIA GPU (an hour): benchmarks/resul
 	$(bin)/python -m benchmarks.gpu.peers; \
 	$(bin)/python -m benchmarks.gpu.plot benchmarks/results/gpu_peers.json docs/images/gpu_peers.svg
 
+# An environment of its own, without torch: LoadGen, and what the runtime needs.
+loadgen_bin := build/bench/loadgen/bin
+$(loadgen_bin)/.installed: benchmarks/peers/loadgen.txt
+	test -x $(loadgen_bin)/python || $(PYTHON) -m venv build/bench/loadgen
+	$(loadgen_bin)/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers/loadgen.txt
+	touch $@
+
+.PHONY: bench-mlperf
+bench-mlperf: $(loadgen_bin)/.installed $(bundle)/engines/.built ## runs MLPerf LoadGen on a shipped model: benchmarks/results/mlperf.json (two minutes)
+	PYTHONPATH=.:runtime $(loadgen_bin)/python -m benchmarks.mlperf $(bundle)
+
 .PHONY: wheel
 wheel: $(installed) ## builds the runtime's wheel into build/wheel
 	$(bin)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel ./runtime

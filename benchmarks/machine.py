@@ -2,7 +2,7 @@
 
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("torch", "diffusers", "onnx", "onnx-ir", "onnxruntime", "networkx", "numpy")
@@ -16,8 +16,16 @@ def machine() -> dict[str, object]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "load_1_5_15_min": [round(load, 1) for load in os.getloadavg()],
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {package: found for package in PACKAGES if (found := _version(package)) is not None},
     }
+
+
+def _version(package: str) -> str | None:
+    """None in a peer's environment, which has not all of them."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 EXIT_INPUT = 1
 DEFAULT_MEMORY_BYTES = 4 << 30  # export.reach's, which imports torch
 _LEAST_MEMORY = 256 << 20
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,7 +112,10 @@ def parser() -> argparse.ArgumentParser:
         help="merge an adapter (safetensors, diffusers' keys) into the weights; repeatable; SCALE is 1 if left out",
     )
     result.add_argument(
-        "--precision", choices=PRECISIONS, default="fp32", help="of all graphs but prompt and schedule (fp32)"
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="fp16: of all graphs but prompt and schedule; int8: of the loop, for --target onnxruntime (fp32)",
     )
     result.add_argument(
         "--target", choices=TARGETS, default="onnxruntime", help="whose opset and operators are written (onnxruntime)"
@@ -132,9 +135,13 @@ def parser() -> argparse.ArgumentParser:
         help="a model with more weights than this (in float32) is compared with torch once, without a trajectory; "
         "a larger number compares more and takes longer, not more memory (4GiB)",
     )
-    result.add_argument("--rtol", type=_positive, help="largest relative L2 error of a component (1e-5; 1e-2 for fp16)")
     result.add_argument(
-        "--min-psnr", metavar="DB", type=_positive, help="least PSNR of the image, in dB (60; 35 for fp16)"
+        "--rtol",
+        type=_positive,
+        help="largest relative L2 error of a component (1e-5; 1e-2 for fp16, 5e-2 for the loop in int8)",
+    )
+    result.add_argument(
+        "--min-psnr", metavar="DB", type=_positive, help="least PSNR of the image, in dB (60; 35 for fp16 and int8)"
     )
     return result
 

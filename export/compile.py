@@ -1,11 +1,11 @@
-"""What happens to the traced graphs before they are written: clean, hoist, narrow, check.
+"""What happens to the traced graphs before they are written: clean, hoist, narrow, fuse, check.
 
 Each phase takes the graphs of the phase before it, gives new ones, and is proven: both are run on the
 same inputs, and how far apart they are is a figure of the parity report (export/proof.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -14,6 +14,9 @@ from latentc.errors import LatentcError
 from latentc.schema import Figure, Precision
 
 from export.hoist import CostModel, InputClass, Layout, Partition, partition
+from export.int8 import Int8Report
+from export.passes.divide_by_root import DivideByRoot
+from export.passes.fuse_attention import FuseAttention
 from export.passes.pipeline import clean_graph
 from export.precision import HalfReport, Island, Measured, half_of_measured, measured, prepare
 from export.proof import Parts, compare_phase, run_parts
@@ -114,13 +117,20 @@ def hoist(
 
 @dataclass(frozen=True)
 class NarrowedStep:
-    """The graphs as they are written, and what half precision did to each."""
+    """The graphs as they are written, and what half precision did to each, or int8 to the loop's."""
 
     hoisted: HoistedStep
     graphs: Mapping[str, ir.Model]
     half: Mapping[str, HalfReport]
     void_islands: tuple[str, ...] = ()  # patterns of the family that hold no node of any graph
     wide_outputs: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)  # in float32, of the last sample
+    int8: Int8Report | None = None
+    picture: np.ndarray | None = None  # of the whole trajectory in float32, where int8 is compared with it
+
+    @property
+    def narrow_graphs(self) -> frozenset[str]:
+        """The graphs that are not in float32."""
+        return frozenset(self.half) | ({"denoise"} if self.int8 is not None else set())
 
 
 def no_recall(name: str, measure: Callable[[], Measured]) -> Measured:
@@ -154,6 +164,17 @@ def narrow(
     everywhere = [node for graph in hoisted.graphs.values() for node in graph.graph]
     void = tuple(island.pattern for island in islands if not any(island.holds(node) for node in everywhere))
     return NarrowedStep(hoisted, graphs, reports, void, wide)
+
+
+def fuse(narrowed: NarrowedStep, target: Target, precision: Precision) -> NarrowedStep:
+    """Brings the graphs into the forms that the target runs fastest, and that no phase before this one knows.
+
+    Nothing for TensorRT, which finds its own, nor in half precision, where ONNX Runtime's CPU has no such operators.
+    """
+    if target != "onnxruntime" or precision == "fp16":
+        return narrowed
+    passes = ir.passes.Sequential(DivideByRoot(), FuseAttention())
+    return replace(narrowed, graphs={name: passes(graph.clone()).model for name, graph in narrowed.graphs.items()})
 
 
 def check_graphs(narrowed: NarrowedStep, target: Target) -> None:

@@ -5,7 +5,7 @@ changed and no weight is loaded. It knows nothing of devices, of time, or of wha
 
 Conventions, per output element `o` unless said otherwise:
 
-    MatMul, Gemm, Conv, ConvTranspose, Einsum   2 per multiply-add; a bias adds 1·o
+    MatMul, Gemm, Conv, ConvTranspose, Einsum   2 per multiply-add, also of int8; a bias adds 1·o
     Attention                                   2 per multiply-add of QKᵀ and PV, 5 per score (softmax)
     Softmax, LogSoftmax                         5 (max, subtract, exp, sum, divide)
     Layer-, Group-, InstanceNormalization       7 (mean, subtract, square, sum, scale by 1/σ, γ, β)
@@ -79,7 +79,7 @@ class NodeCost:
     """One run of one node."""
 
     flops: int
-    parameters: int  # elements of the float initializers that the node names
+    parameters: int  # elements of the float and int8 initializers that the node names
     weight_bytes: int  # bytes of the initializers that the node names
     weight_bytes_read: int  # as weight_bytes, but a Gather reads no more of its table than it returns
 
@@ -111,7 +111,7 @@ def cost_of_graph(model: ir.Model, dims: Mapping[str, int]) -> GraphCost:
     }
     return GraphCost(
         nodes=len(static.graph),
-        parameters=sum(tensor.size for tensor in tensors.values() if tensor.dtype.is_floating_point()),
+        parameters=sum(tensor.size for tensor in tensors.values() if _is_parameter(tensor.dtype)),
         weight_bytes=sum(tensor.nbytes for tensor in tensors.values()),
         flops=sum(_flops(node, {}) for node in static.graph),
     )
@@ -130,11 +130,15 @@ def cost_of_node(node: ir.Node, dims: Mapping[str, int]) -> NodeCost:
         parameters=sum(
             math.prod(_shape(value, dims, node))
             for value in weights.values()
-            if value.dtype is not None and value.dtype.is_floating_point()
+            if value.dtype is not None and _is_parameter(value.dtype)
         ),
         weight_bytes=weight_bytes,
         weight_bytes_read=read,
     )
+
+
+def _is_parameter(dtype: ir.DataType) -> bool:
+    return dtype.is_floating_point() or dtype is ir.DataType.INT8
 
 
 def value_bytes(value: ir.Value, dims: Mapping[str, int]) -> int:
@@ -213,8 +217,9 @@ def _flops(node: ir.Node, dims: Mapping[str, int]) -> int:
     if node.op_type in REDUCTIONS:
         return math.prod(_shape(node.inputs[0], dims, node))
     match node.op_type:
-        case "MatMul" | "FusedMatMul":
-            return 2 * outputs * _shape(node.inputs[0], dims, node)[-1]
+        case "MatMul" | "FusedMatMul" | "MatMulIntegerToFloat":
+            bias = outputs if node.op_type == "MatMulIntegerToFloat" and len(node.inputs) > 6 and node.inputs[6] else 0
+            return 2 * outputs * _shape(node.inputs[0], dims, node)[-1] + bias
         case "Gemm":
             transposed = node.attributes.get_int("transA", 0)
             depth = _shape(node.inputs[0], dims, node)[0 if transposed else 1]

@@ -3,6 +3,7 @@
 1-trace/ 2-clean/ 4-final/   NAME.onnx, weights left out
 3-hoist/                     partition.txt and .json, nodes.tsv, the whole and its parts
 4-final/NAME.half.tsv        every float32 island with its reason, and weights that half holds badly
+4-final/denoise.int8.tsv     every layer's errors in int8, and why it stayed in float32 if it did
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import onnx_ir as ir
 from export.compile import HoistedStep, NarrowedStep
 from export.hoist import write_dump
 from export.hoist.dump import without_weights
+from export.int8 import Int8Report
 from export.precision import HalfReport
 from export.trace import TracedStep
 
@@ -31,6 +33,9 @@ def dump_final(directory: Path, narrowed: NarrowedStep) -> None:
     for name, report in narrowed.half.items():
         (directory / "4-final" / f"{name}.half.tsv").write_text(_half_table(report), encoding="utf-8")
 
+    if narrowed.int8 is not None:
+        (directory / "4-final" / "denoise.int8.tsv").write_text(_int8_table(narrowed.int8), encoding="utf-8")
+
 
 def _write_graphs(directory: Path, graphs: Mapping[str, ir.Model]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
@@ -43,4 +48,16 @@ def _half_table(report: HalfReport) -> str:
     lines += ["node\toperator\tpeak\treason"]
     lines += [f"{i.node}\t{i.op_type}\t{'' if i.peak is None else f'{i.peak:.4g}'}\t{i.reason}" for i in report.islands]
     lines += [f"weight {fit.name}\t\t\t{fit}" for fit in report.weights]
+    return "\n".join(lines) + "\n"
+
+
+def _int8_table(report: Int8Report) -> str:
+    kept = {layer.name: layer.reason for layer in report.kept}
+    lines = [f"# {report.num_int8} of {len(report.local)} layers in int8"]
+    if report.psnr_db is not None:
+        lines[0] += f"; prediction off by {report.prediction:.3g}, picture {report.psnr_db:.1f} dB from float32's"
+    lines += ["layer\town output\tprediction\treason to stay"]
+    for name, error in report.local.items():
+        effect = f"{report.effects[name]:.3g}" if name in report.effects else ""
+        lines.append(f"{name}\t{error:.3g}\t{effect}\t{kept.get(name, '')}")
     return "\n".join(lines) + "\n"

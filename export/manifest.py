@@ -123,9 +123,15 @@ def _graph_record(name: str, narrowed: NarrowedStep, table: SolverTable, target:
         nodes=cost.nodes,
         parameters=cost.parameters,
         weight_bytes=cost.weight_bytes,
+        int8_bytes=_int8_bytes(graph),
         flops=cost.flops,
         activation_bytes=_activation_bytes(name, narrowed, table, target),
     )
+
+
+def _int8_bytes(graph: ir.Model) -> int:
+    tensors = {id(value.const_value): value.const_value for value in graph.graph.initializers.values()}
+    return sum(t.nbytes for t in tensors.values() if t is not None and t.dtype is ir.DataType.INT8)
 
 
 def _activation_bytes(name: str, narrowed: NarrowedStep, table: SolverTable, target: str) -> int:

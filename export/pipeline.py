@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,18 +13,26 @@ from latentc.bundle import MANIFEST
 from latentc.heap import give_back_large_blocks
 from latentc.schema import Manifest, Precision
 
-from export.calibrate import calibration_inputs
-from export.compile import HoistedStep, NarrowedStep, check_graphs, clean_graphs, hoist, narrow
+from export.calibrate import Samples, calibration_inputs
+from export.compile import HoistedStep, NarrowedStep, check_graphs, clean_graphs, fuse, hoist, narrow
 from export.dump import dump_clean, dump_final
+from export.eight_bit import quantise
 from export.examples import parity_size
 from export.graph_files import file_records, weight_places, write_graphs
+from export.loop import Loop, parity_loop
 from export.manifest import default_table, draft_manifest
 from export.parity_inputs import Drawn, drawn_inputs
 from export.parity_request import parity_table
 from export.preflight import SMALL_FILES_BYTES, estimated_bundle_bytes, memory_need, require_disk, require_memory
 from export.proof import hoisted_values
 from export.reach import DEFAULT_MEMORY_BYTES, Reach, reach_of
-from export.remembered import Nested, remembered_arrays, remembered_measure, remembered_verification
+from export.remembered import (
+    Nested,
+    remembered_arrays,
+    remembered_choice,
+    remembered_measure,
+    remembered_verification,
+)
 from export.segments import SEGMENT_BYTES
 from export.solver_probe import Schedule
 from export.solver_table import SolverTable, table_from_solver
@@ -76,6 +84,7 @@ def export_bundle(options: ExportOptions) -> Manifest:
     What is killed can be continued: the stage beside BUNDLE keeps weights that were written and results of long phases.
     """
     check_output(options.output)
+    check_precision(options)
     give_back_large_blocks()
     # Phase 1: what the user has, as torch modules without weights; and the solvers as tables.
     location = source_directory(options.source)
@@ -98,11 +107,16 @@ def export_bundle(options: ExportOptions) -> Manifest:
             hoisted = timed("hoist", lambda: hoist(clean, calls, phase_inputs["denoise"], balance, reach))
         given = timed("hand over", lambda: remembered_arrays(stage, "handed-over", lambda: handed(hoisted, drawn)))
         checked = Checked(reach, drawn, given)
-        samples = timed("calibrate", lambda: calibration(hoisted, tables, options.precision, checked))
-        narrowed = timed(
-            "narrow", lambda: narrow(hoisted, options.precision, samples, partial(remembered_measure, stage))
-        )
-        report_weights(narrowed)
+        bounds = options.bounds or BOUNDS[options.precision]
+        loop, samples = timed("calibrate", lambda: calibration(hoisted, tables, options.precision, checked))
+        if options.precision == "int8":
+            recall = partial(remembered_choice, stage)
+            narrowed = timed("quantise", lambda: quantise(hoisted, samples, loop, checked, bounds, recall))
+        else:
+            measure = partial(remembered_measure, stage)
+            narrowed = timed("narrow", lambda: narrow(hoisted, options.precision, samples, measure))
+        report_narrowed(narrowed)
+        narrowed = fuse(narrowed, options.target, options.precision)
         check_graphs(narrowed, options.target)
         if options.dump is not None:
             dump_final(options.dump, narrowed)
@@ -112,7 +126,6 @@ def export_bundle(options: ExportOptions) -> Manifest:
         records = write_tables(stage.directory, tables)
         tokenizers = write_tokenizers(stage.directory, model)
         draft = draft_manifest(source, narrowed, tables, records, options.precision, options.target)
-        bounds = options.bounds or BOUNDS[options.precision]
         directory = stage.directory / "graphs"
 
         def verify() -> Verified:
@@ -207,19 +220,25 @@ def calibration(
     tables: tuple[SolverTable, ...],
     precision: Precision,
     checked: Checked,
-) -> Mapping[str, Sequence[Mapping[str, np.ndarray]]]:
-    """What half precision is calibrated on; nothing for float32."""
+) -> tuple[Loop | None, Samples]:
+    """The trajectory, where it is within reach, and what half precision or int8 is measured on; nothing for float32."""
     if precision == "fp32":
-        return {}
-    table = parity_table(hoisted.step, tables)
-    return calibration_inputs(hoisted, table, checked.drawn, checked.handed_over, checked.reach)
+        return None, {}
+    loop = parity_loop(hoisted, parity_table(hoisted.step, tables)) if checked.reach.runs_trajectory else None
+    return loop, calibration_inputs(hoisted, loop, checked.drawn, checked.handed_over)
 
 
-def report_weights(narrowed: NarrowedStep) -> None:
-    """Names on stderr the weights that half precision holds badly; --dump lists them all, and every island."""
+def report_narrowed(narrowed: NarrowedStep) -> None:
+    """Names on stderr the weights that half precision holds badly, or the layers that int8 does not hold; --dump lists
+    them all, and every island.
+    """
     for pattern in narrowed.void_islands:
         print(f"export: note: the island {pattern!r} of this family holds no node; is it renamed?", file=sys.stderr)
     lines = [f"{graph}: {fit}" for graph, report in narrowed.half.items() for fit in report.weights]
+    if narrowed.int8 is not None:
+        int8 = narrowed.int8
+        print(f"export: note: {int8.num_int8} of {len(int8.local)} layers of the loop are int8", file=sys.stderr)
+        lines += [f"{layer.name} stays in fp32: {layer.reason}" for layer in int8.kept]
     more = [f"and {len(lines) - MAX_REPORTED} more; --dump DIR lists them"] if len(lines) > MAX_REPORTED else []
     for line in lines[:MAX_REPORTED] + more:
         print(f"export: note: {line}", file=sys.stderr)
@@ -229,6 +248,15 @@ def report_unverified(verified: Verified) -> None:
     """Says on stderr what parity.json says was not compared."""
     for item in verified.parity.unverified:
         print(f"export: note: {item.tensor} was not compared: {item.reason}", file=sys.stderr)
+
+
+def check_precision(options: ExportOptions) -> None:
+    """Refuses int8 for a target that has no such graphs."""
+    if options.precision == "int8" and options.target != "onnxruntime":
+        raise SourceError(
+            f"--precision int8 for --target {options.target}: int8 is written for onnxruntime only (TensorRT wants "
+            "QuantizeLinear and DequantizeLinear, which is not built); give --precision fp16, or --target onnxruntime"
+        )
 
 
 def check_output(output: Path) -> None:

@@ -16,7 +16,7 @@ from models.latent_diffusion import SourceError
 
 # Tables, tokenizers, the graphs without their weights, and the tensors of the parity report.
 SMALL_FILES_BYTES = 64 << 20
-_BYTES: dict[schema.Precision, int] = {"fp32": 4, "fp16": 2}
+_BYTES: dict[schema.Precision, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 # Of the largest weight, in float32: as it is stored, as float32, as it is written, and the one before it.
 _COPIES = 4
 
@@ -35,8 +35,8 @@ class MemoryNeed:
 
 
 def estimated_bundle_bytes(sizes: SourceSizes, precision: schema.Precision) -> int:
-    """All weights in the graphs' precision. What a float16 bundle keeps in float32 (prompt, schedule, islands) is known
-    when its graphs are, and comes on top.
+    """All weights in the graphs' precision. What a float16 or int8 bundle keeps in float32 (prompt, schedule, islands;
+    for int8 all but the loop) is known when its graphs are, and comes on top.
     """
     return sizes.num_parameters * _BYTES[precision] + SMALL_FILES_BYTES
 

@@ -7,6 +7,8 @@ import numpy as np
 import safetensors.numpy
 from latentc import schema
 
+from export.eight_bit import Chosen
+from export.int8 import Int8Report
 from export.precision import Measured, WeightFit
 from export.stage import Stage
 from export.verify import Verified
@@ -30,6 +32,25 @@ def remembered_measure(stage: Stage, graph: str, measure: Callable[[], Measured]
     stage.remember(f"{key}.safetensors", _tensors(found.outputs))
     stage.remember(f"{key}.json", msgspec.json.encode(_Measured(dict(found.peaks), found.fits)))
     return found
+
+
+def remembered_choice(stage: Stage, choose: Callable[[], Chosen]) -> Chosen:
+    """Which layers are int8, and what float32 gave."""
+    report, arrays = stage.recall("int8.json"), stage.recall("int8.safetensors")
+    if report is not None and arrays is not None:
+        known = safetensors.numpy.load(arrays)
+        factors, outputs = (
+            {name.removeprefix(kind): array for name, array in known.items() if name.startswith(kind)}
+            for kind in ("factors/", "output/")
+        )
+        return Chosen(msgspec.json.decode(report, type=Int8Report), factors, known.get("picture"), outputs)
+    chosen = choose()
+    tensors = {f"output/{name}": array for name, array in chosen.outputs.items()}
+    tensors |= {f"factors/{name}": array for name, array in chosen.factors.items()}
+    tensors |= {} if chosen.picture is None else {"picture": chosen.picture}
+    stage.remember("int8.safetensors", _tensors(tensors))
+    stage.remember("int8.json", msgspec.json.encode(chosen.report))
+    return chosen
 
 
 def remembered_arrays(stage: Stage, name: str, compute: Callable[[], Nested]) -> Nested:

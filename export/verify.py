@@ -21,6 +21,7 @@ from latentc.parity import psnr_db, relative_l2
 from latentc.sampler import run_once, sample
 from latentc.stages import OneAtATime
 from latentc.trajectory import Trajectory
+from latentc.verification import OF_FP32, TRAJECTORY
 from torch import nn
 
 from export.compile import NarrowedStep
@@ -54,7 +55,11 @@ class Bounds:
     psnr_db: float = 60.0  # of the final image, against the diffusers pipeline
 
 
-BOUNDS: Mapping[schema.Precision, Bounds] = {"fp32": Bounds(), "fp16": Bounds(relative_l2=1e-2, psnr_db=35.0)}
+BOUNDS: Mapping[schema.Precision, Bounds] = {
+    "fp32": Bounds(),
+    "fp16": Bounds(relative_l2=1e-2, psnr_db=35.0),
+    "int8": Bounds(relative_l2=5e-2, psnr_db=35.0),  # of the denoiser; the other graphs are float32
+}
 
 
 @dataclass(frozen=True)
@@ -113,8 +118,11 @@ def verify_graphs(
     for name, component in components(narrowed, checked).items():
         shapes = {key: value.shape for key, value in component.outputs.items()}
         actual = run_once(backend, engines[name], component.inputs, shapes)
+        bound = bounds.relative_l2
+        if narrowed.int8 is not None and name not in narrowed.narrow_graphs:
+            bound = min(bound, BOUNDS["fp32"].relative_l2)
         for key, expected in component.outputs.items():
-            figures.append(_l2(f"{name}/{key}", actual[key], expected, bounds.relative_l2, component.against))
+            figures.append(_l2(f"{name}/{key}", actual[key], expected, bound, component.against))
             if name in narrowed.wide_outputs and checked.reach.is_beyond(name):
                 # No phase of it was compared with the one before: in float32 it is held to torch itself.
                 wide = narrowed.wide_outputs[name][key]
@@ -132,12 +140,15 @@ def verify_graphs(
         against = f"{step.model.pipeline} of diffusers, same seed, {table.steps} steps of {table.solver.name}"
         for name, trajectory in drawn.items():
             image = sample(backend, engines, draft, trajectory)
-            value = psnr_db(image, images[f"trajectory/{name}"], peak=1.0)
-            figures.append(
-                schema.Figure(
-                    tensor=f"trajectory/{name}", measure="psnr_db", value=value, bound=bounds.psnr_db, against=against
+            compared = {f"trajectory/{name}": (images[f"trajectory/{name}"], against)}
+            if name == "image" and narrowed.picture is not None:
+                references[f"{TRAJECTORY}/{OF_FP32}"] = narrowed.picture
+                compared[f"{TRAJECTORY}/{OF_FP32}"] = (narrowed.picture, "the fp32 graphs, same seed")
+            for tensor, (expected, other) in compared.items():
+                value = psnr_db(image, expected, peak=1.0)
+                figures.append(
+                    schema.Figure(tensor=tensor, measure="psnr_db", value=value, bound=bounds.psnr_db, against=other)
                 )
-            )
     check_figures(figures + phases)
     assert request.width, "the parity request has a size"
     assert request.height, "the parity request has a size"

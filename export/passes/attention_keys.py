@@ -36,12 +36,13 @@ class MergeReshapedTranspose(ir.passes.InPlacePass):
         if source.shape is None or flattened.shape is None or result.shape is None:
             return self._decline(transpose, "a shape around it is unknown")
         before, flat, after = list(source.shape), list(flattened.shape), list(result.shape)
-        if len(before) < 3 or len(after) != len(before) or not all(isinstance(dim, int) for dim in before[-2:]):
-            return self._decline(transpose, f"{before} to {after} is no swap of two last dims of known size")
+        if len(before) < 3 or len(after) != len(before):
+            return self._decline(transpose, f"{before} to {after} is no swap of the two last dims")
         if flat[-2:] != before[-2:] or after[-2:] != [before[-1], before[-2]]:
             return self._decline(transpose, f"{before} through {flat} to {after} regroups elements")
-        # The leading dims are restored one by one; a size that is unknown on either side is not proven equal.
-        if after[:-2] != before[:-2] or ir.SymbolicDim(None) in before[:-2]:
+        # The leading dims are restored one by one; a size that is unknown on either side is not proven equal, and two
+        # sizes that may be one number would be swapped unseen.
+        if after[:-2] != before[:-2] or ir.SymbolicDim(None) in before:
             return self._decline(transpose, f"the leading dims {after[:-2]} are not proven to be {before[:-2]}")
         rank = len(before)
         merged = ir.node("Transpose", [source], {"perm": [*range(rank - 2), rank - 1, rank - 2]}, name=transpose.name)

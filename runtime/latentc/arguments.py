@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     )
     sample.add_argument("--init-image", type=Path, metavar="FILE", help="draw over this picture (img2img)")
     sample.add_argument("--strength", type=float, metavar="F", help="how much of it to change, above 0 to 1")
+    sample.add_argument("--tile", type=int, metavar="PIXELS", help="decode tiles of this side (docs/memory.md)")
     sample.add_argument("--no-metadata", action="store_true", help="no `parameters` text in the PNG")
     sample.add_argument("--stdin", action="store_true", help="read requests, JSON, a line each, and answer them so")
     _backend(sample, "auto")

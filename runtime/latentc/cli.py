@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LatentcError as error:
         return _failed(str(error), error.exit_code)
     except MemoryError:
-        return _failed("not enough memory for this request; try a smaller -b", EXIT_INPUT)
+        return _failed("not enough memory for this request; try a smaller -b, or --tile", EXIT_INPUT)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:

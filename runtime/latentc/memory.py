@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias, get_args
 import msgspec
 
 from latentc.schema import Graph, LabelConditioning, Manifest
+from latentc.tiles import SHARED
 
 Memory: TypeAlias = Literal["normal", "low"]
 MEMORY: tuple[Memory, ...] = get_args(Memory)
@@ -35,6 +36,29 @@ class Prediction(msgspec.Struct, frozen=True):
     stages: dict[str, StageMemory]
 
 
+class TileMemory(msgspec.Struct, frozen=True):
+    """What the decoder's activations take on a tile of so many pixels a side, and on the whole default size."""
+
+    pixels: int
+    activations_bytes: int
+    whole_bytes: int
+
+
+def tile_memory(manifest: Manifest) -> TileMemory | None:
+    """For tiles of half the default size, or somewhat less; None where the sizes leave no such tile.
+
+    By the share of pixels: attention over all latents grows faster, so that a tile takes no more than this.
+    """
+    if manifest.sizes is None:
+        return None
+    image, least = manifest.image, SHARED * manifest.sizes.multiple
+    pixels = min(image.width, image.height) // 2 // least * least
+    if not pixels:
+        return None
+    whole = manifest.graphs["decode"].activation_bytes
+    return TileMemory(pixels, whole * pixels**2 // (image.width * image.height), whole)
+
+
 def predicted(manifest: Manifest, memory: Memory) -> Prediction:
     """The memory of one picture at the defaults, without an initial image."""
     conditioning = manifest.conditioning
@@ -53,7 +77,7 @@ def _low(manifest: Manifest, order: list[str]) -> Prediction:
 
 
 def _normal(manifest: Manifest, order: list[str]) -> Prediction:
-    weights = {name: _single_bytes(graph) for name, graph in manifest.graphs.items()}
+    weights = {name: _loaded_bytes(graph) for name, graph in manifest.graphs.items()}
     loading, loaded = {}, 0
     for name, graph in manifest.graphs.items():
         # The engine is made from the mapped file, which is let go of afterwards.
@@ -73,9 +97,9 @@ def _prediction(stages: dict[str, StageMemory], loading: dict[str, int]) -> Pred
     return Prediction(moments[peak], peak, stages)
 
 
-def _single_bytes(graph: Graph) -> int:
-    """The weights in the precision that the CPU computes in: half-precision ones are converted when they are loaded."""
-    return max(graph.weight_bytes, _FLOAT_BYTES * graph.parameters)
+def _loaded_bytes(graph: Graph) -> int:
+    """The weights in the precision that the CPU computes in: half is converted when it is loaded, int8 is not."""
+    return max(graph.weight_bytes, _FLOAT_BYTES * (graph.parameters - graph.int8_bytes) + graph.int8_bytes)
 
 
 def _activations_bytes(manifest: Manifest, name: str) -> int:

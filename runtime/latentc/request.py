@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from latentc.errors import RequestError
 from latentc.schema import LabelConditioning, Manifest, Table
+from latentc.tiles import SHARED
 
 MAX_IMAGES = 1024  # of one batch; more is a mistake, or a loop around this command
 _MAX_LISTED = 12
@@ -27,6 +28,7 @@ class Asked:
     count: int | None = None  # pictures of each prompt
     strength: float | None = None
     init_image: bool = False
+    tile: int | None = None  # pixels
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Request:
     negative_prompts: tuple[str, ...] | None = None  # one for each prompt; None: none was given
     guidance: float | None = None
     skipped: int | None = None  # steps that an initial image stands for; None: there is none
+    tile: int | None = None  # pixels along a side of what is decoded at once; None: all
 
     @property
     def count(self) -> int:
@@ -89,6 +92,7 @@ def resolve(manifest: Manifest, asked: Asked, batch: int | None = None) -> Reque
         negative_prompts=negative,
         guidance=_guidance(manifest, asked.guidance),
         skipped=_skipped(manifest, asked, table),
+        tile=_tile(manifest, asked.tile),
     )
 
 
@@ -163,6 +167,22 @@ def _size(manifest: Manifest, asked: Asked) -> tuple[int, int]:
                 f"{sizes.maximum}, such as {down}"
             )
     return width, height
+
+
+def _tile(manifest: Manifest, given: int | None) -> int | None:
+    """The side of a tile in pixels: a quarter of it is what the latents' sides are multiples of, or several."""
+    if given is None:
+        return None
+    own, sizes = manifest.image, manifest.sizes
+    if sizes is None:
+        raise RequestError(
+            f"--tile is for models of several sizes; {manifest.name} draws {own.width}x{own.height} only"
+        )
+    least = SHARED * sizes.multiple
+    if given < least or given % least:
+        nearest = max(round(given / least), 1) * least
+        raise RequestError(f"--tile {given} cannot be decoded; give a multiple of {least}, such as {nearest}")
+    return given
 
 
 def _skipped(manifest: Manifest, asked: Asked, table: Table) -> int | None:

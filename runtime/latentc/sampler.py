@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from latentc.backends.protocol import Array, Backend, Engine
-from latentc.dims import bound_dims, evaluated
-from latentc.errors import BundleError
+from latentc.backends.protocol import Array, Backend, Buffer, Engine
+from latentc.decoding import TiledDecoder, image_shape
 from latentc.prologue import run_graph, run_prologue, uploaded
 from latentc.prompt_cache import PromptCache
 from latentc.schema import Graph, Manifest
@@ -59,9 +58,15 @@ class Sampling:
         self._per_call = {name: memory.settled(name, rows, rows=True) for name, rows in prepared.per_call.items()}
         constant = {name: memory.settled(name, buffer) for name, buffer in prepared.constant.items()}
         self._constant = {"history": self._history, **constant}
-        output_row = memory.settled("output_row", uploaded(backend, trajectory.output_row))
-        image = memory.zeros("image", _image_shape(manifest, self._history.shape), np.float32)
-        self._around = {"history": self._history, "output_row": output_row, "image": image}
+        self._tiled: TiledDecoder | None = None
+        self._around: dict[str, Buffer] = {}
+        factor = manifest.image.height // manifest.latent.height
+        if trajectory.tile is not None and factor * max(latent_shape[-2:]) > trajectory.tile:
+            self._tiled = TiledDecoder(backend, engines, manifest, trajectory.output_row, trajectory.tile)
+        else:
+            output_row = memory.settled("output_row", uploaded(backend, trajectory.output_row))
+            image = memory.zeros("image", image_shape(manifest, self._history.shape), np.float32)
+            self._around = {"history": self._history, "output_row": output_row, "image": image}
 
     def steps(self) -> Iterator[int]:
         """Runs call after call, and yields how many are done."""
@@ -98,14 +103,18 @@ class Sampling:
         self._memory.replay(loop)
 
     def run_decoder(self) -> None:
-        """Runs, or enqueues, the decoder on the history as it is."""
+        """Runs, or enqueues, the decoder on the history as it is; tiles are decoded when the picture is asked for."""
+        if self._tiled is not None:
+            return
         decode = self._engines["decode"]
         for name, buffer in self._around.items():
             decode.bind(name, buffer)
         decode.run()
 
     def picture(self) -> npt.NDArray[np.float32]:
-        """What the decoder has made, on the host."""
+        """What the decoder has made, on the host; tile by tile, it is made here."""
+        if self._tiled is not None:
+            return self._tiled.picture(self._history)
         return self._around["image"].read().astype(np.float32, copy=False)
 
 
@@ -113,19 +122,6 @@ def _encoded(backend: Backend, engine: Engine, graph: Graph, init: InitialImage)
     """The latents of an initial image: [1, C, H, W]."""
     inputs = {"image": uploaded(backend, init.pixels), "noise": uploaded(backend, init.noise)}
     return run_graph(backend, engine, graph, inputs)["latents"].read()
-
-
-def _image_shape(manifest: Manifest, history: tuple[int, ...]) -> tuple[int, ...]:
-    """What the decoder returns for a history of this shape."""
-    graph = manifest.graphs["decode"]
-    spec = next(spec for spec in graph.inputs if spec.name == "history")
-    sizes = bound_dims([spec], {"history": history})
-    shape = tuple(evaluated(dim, sizes) for dim in graph.outputs[0].shape)
-    _, batch, _, height, width = history
-    factor = manifest.image.height // manifest.latent.height
-    if shape != (batch, manifest.image.channels, factor * height, factor * width):
-        raise BundleError(f"graph decode returns {list(shape)}, which is not the manifest's picture")
-    return shape
 
 
 def sample(

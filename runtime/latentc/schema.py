@@ -8,11 +8,11 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 DType: TypeAlias = Literal["float32", "float16", "int64", "int32", "bool"]
 Dim: TypeAlias = int | str  # a number, or the name of a symbolic dimension
-Precision: TypeAlias = Literal["fp32", "fp16"]
+Precision: TypeAlias = Literal["fp32", "fp16", "int8"]  # int8: of the loop, the other graphs are fp32
 RunsOnce: TypeAlias = Literal["process", "request", "step"]
 
 
@@ -34,7 +34,7 @@ class Graph(Strict, frozen=True):
     `flops` counts multiply-adds as two, for one run at batch 1, one guidance branch and the
     bundle's default size. `activation_bytes` is what the values between the nodes hold at their
     peak, inputs and outputs included: for one picture at the default size, steps and guidance, in
-    the precision that the target computes in.
+    the precision that the target computes in. `int8_bytes` is the share of `weight_bytes` that is int8 matrices.
     """
 
     file: str
@@ -45,6 +45,7 @@ class Graph(Strict, frozen=True):
     nodes: int
     parameters: int
     weight_bytes: int
+    int8_bytes: int
     flops: int
     activation_bytes: int
 

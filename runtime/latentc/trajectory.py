@@ -41,6 +41,7 @@ class Trajectory:
     constant    name -> [...]                           inputs of the denoiser that are the same in every call
     output_row  float32 [S]
     texts       what the text encoders are given; their outputs become constants
+    tile        pixels along a side of what is decoded at once; None: the whole picture
     """
 
     noise: Floats
@@ -49,6 +50,7 @@ class Trajectory:
     output_row: Floats
     texts: tuple[TextBatch, ...] = ()
     init: InitialImage | None = None
+    tile: int | None = None
 
 
 def trajectory_of(
@@ -96,6 +98,7 @@ def trajectory_of(
         output_row=table.output_row,
         texts=texts,
         init=init,
+        tile=request.tile,
     )
 
 

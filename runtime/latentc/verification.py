@@ -29,6 +29,8 @@ from latentc.trajectory import Noise, latent_shape, noise_from_seed, trajectory_
 
 TRAJECTORY = "trajectory"
 OVER_IMAGE = "over_image"  # the trajectory that begins with an image
+TORCHS = "torch's pipeline"
+OF_FP32 = "image_of_fp32"  # the same trajectory as `image`, of the graphs before they were int8
 
 
 def measured(
@@ -74,7 +76,7 @@ def measured(
                 against = f"the graph in {graphs.name} and the engine of {backend.name}"
                 yield _measured(figure, built[figure.tensor], made[figure.tensor], against)
     loop = _Loop(backend, loaded.engines, loaded.prologue)
-    yield from _trajectory(bundle, parity, references, loop, f"torch's pipeline and the loop, {how}")
+    yield from _trajectory(bundle, parity, references, loop, f"{TORCHS} and the loop, {how}")
     if graphs is not None and graphs is not backend:
         engines = load_engines(bundle, graphs, memory).engines
         against = f"the loop in {graphs.name} and in {backend.name}"
@@ -161,7 +163,8 @@ def _trajectory(
         image = sample(loop.backend, loop.engines, bundle.manifest, trajectory, loop.prologue)
         if other is not None:
             expected = sample(other.backend, other.engines, bundle.manifest, trajectory, other.prologue)
-        yield _measured(figure, image, expected, against)
+        told = against.replace(TORCHS, "the fp32 graphs' picture") if name == OF_FP32 else against
+        yield _measured(figure, image, expected, told)
 
 
 def request_of(bundle: Bundle, parity: Parity, over_image: bool = False) -> Request:

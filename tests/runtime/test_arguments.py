@@ -8,8 +8,8 @@ FLAGS = {
     "sample": [
         "--backend", "--batch", "--cfg-scale", "--guidance", "--height", "--help", "--init-image", "--json", "--label",
         "--latents", "--memory", "--negative-prompt", "--no-metadata", "--output", "--prologue", "--prompt", "--seed",
-        "--separate", "--solver", "--stdin", "--steps", "--strength", "--threads", "--width", "-H", "-W", "-b", "-h",
-        "-n", "-o", "-p", "-s", "BUNDLE",
+        "--separate", "--solver", "--stdin", "--steps", "--strength", "--threads", "--tile", "--width", "-H", "-W",
+        "-b", "-h", "-n", "-o", "-p", "-s", "BUNDLE",
     ],
     "build": [
         "--backend", "--batch", "--force", "--hardware-compatible", "--help", "--json", "--opt-level", "--prologue",

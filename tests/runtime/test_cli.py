@@ -86,6 +86,7 @@ def test_sample_draws_the_picture_of_the_seed(latentc: Latentc, pristine: Path, 
         "images": [str(out)], "seed": 7, "steps": 3, "solver": "sde", "cfg_scale": 2.0, "label": "food-fruit",
         "labels": [2], "guidance": None, "prompts": [], "negative_prompts": None, "notices": [], "width": 8,
         "height": 8, "model": "toy", "engines": False, "memory": "normal",
+            "tile": None,
     }  # fmt: skip
     with Image.open(out) as image:
         assert image.info["parameters"] == (

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 from latentc import schema
-from latentc.memory import MEMORY, Memory, Prediction, predicted
+from latentc.memory import MEMORY, Memory, Prediction, TileMemory, predicted, tile_memory
 
 from tests.runtime import toy
 from tests.runtime.heavy import write_heavy_bundle
@@ -105,6 +105,20 @@ def test_the_sums_by_hand(pristine: Path) -> None:
     manifest = graphs(toy.read_manifest(pristine), denoise=(40, 10, 0), decode=(200, 100, 0))
     assert predicted(manifest, "normal").peak_bytes == 40 + 400 + 200
     assert predicted(manifest, "normal").peak_while == "loading decode"
+
+
+def test_a_tile_takes_its_share_of_the_decoder(pristine: Path) -> None:
+    manifest = graphs(toy.read_manifest(pristine), denoise=(0, 0, 1), decode=(0, 0, 800))
+    assert tile_memory(manifest) is None
+    image = msgspec.structs.replace(manifest.image, height=64, width=96)
+    sizes = schema.SizeRange(multiple=4, minimum=8, maximum=128)
+    free = msgspec.structs.replace(manifest, image=image, sizes=sizes)
+    assert tile_memory(free) == TileMemory(pixels=32, activations_bytes=800 * 32 * 32 // (64 * 96), whole_bytes=800)
+    # Half of 64 is no multiple of 4 * 12, and of 4 * 6 it is 24.
+    for multiple, pixels in ((6, 24), (12, None)):
+        sizes = schema.SizeRange(multiple=multiple, minimum=8, maximum=128)
+        found = tile_memory(msgspec.structs.replace(free, sizes=sizes))
+        assert (found and found.pixels) == pixels
 
 
 def test_the_rows_of_all_calls_are_held_in_the_loop(pristine: Path) -> None:

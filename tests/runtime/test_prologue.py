@@ -36,7 +36,7 @@ def graph_bytes(name: str, text: str) -> GraphBytes:
 def graph(inputs: list[TensorSpec], output: TensorSpec) -> schema.Graph:
     return schema.Graph(
         file="graphs/x.onnx", weights="graphs/x.weights", inputs=tuple(inputs), outputs=(output,),
-        runs_once_per="request", nodes=1, parameters=0, weight_bytes=0, flops=0, activation_bytes=0,
+        runs_once_per="request", nodes=1, parameters=0, weight_bytes=0, int8_bytes=0, flops=0, activation_bytes=0,
     )  # fmt: skip
 
 

@@ -240,5 +240,6 @@ def test_ctrl_c_between_lines_is_quiet(pristine: Path) -> None:
 def test_the_fields_are_a_promise() -> None:
     assert serve_lines.LineRequest.__struct_fields__ == (
         "id", "prompt", "negative_prompt", "label", "width", "height", "steps", "solver", "cfg_scale", "guidance",
-        "seed", "batch", "output", "png", "separate", "latents", "init_image", "strength", "no_metadata",
+        "seed", "batch", "output", "png", "separate", "latents", "init_image", "strength", "tile",
+        "no_metadata",
     )  # fmt: skip

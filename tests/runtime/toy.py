@@ -237,6 +237,7 @@ def _graph(
         nodes=10,
         parameters=40,
         weight_bytes=160,
+        int8_bytes=0,
         flops=1000,
         activation_bytes=2000,
     )

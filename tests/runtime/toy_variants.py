@@ -108,3 +108,31 @@ def _add_graph(
         inputs=tuple(inputs),
         outputs=(output,),
     )
+
+
+def free_sizes(root: Path) -> Path:
+    """Makes a toy bundle draw every size from 4 to 48, in steps of a latent: 2 pixels."""
+    manifest = toy.read_manifest(root)
+    grid = {toy.SIZE: ("grid_height", "grid_width"), toy.SIZE * toy.SCALE: ("2*grid_height", "2*grid_width")}
+    graphs = {}
+    for name, graph in manifest.graphs.items():
+        model = onnx.load(root / graph.file, load_external_data=False)
+        for value in (*model.graph.input, *model.graph.output):
+            dims = value.type.tensor_type.shape.dim
+            if len(dims) >= 4:
+                for dim, symbol in zip(dims[-2:], grid[dims[-1].dim_value], strict=True):
+                    dim.dim_param = symbol
+        onnx.save(model, root / graph.file)
+        specs = {
+            side: tuple(
+                msgspec.structs.replace(spec, shape=(*spec.shape[:-2], *grid[spec.shape[-1]]))
+                if len(spec.shape) >= 4
+                else spec
+                for spec in getattr(graph, side)
+            )
+            for side in ("inputs", "outputs")
+        }
+        graphs[name] = msgspec.structs.replace(graph, **specs)
+    sizes = schema.SizeRange(multiple=toy.SCALE, minimum=4, maximum=48)
+    toy.seal(root, msgspec.structs.replace(manifest, graphs=graphs, sizes=sizes))
+    return root

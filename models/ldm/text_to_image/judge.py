@@ -48,7 +48,10 @@ def judge_from_emoji(emoji: list[DrawnEmoji], path: Path) -> Judge:
     seen = [one for one in emoji if not is_held_out(one.key)]
     painted = [replace(one, picture=picture) for one in seen for _, picture in recolourings(one, names)]
     classes = tuple(dict.fromkeys(one.caption.subgroup for one in emoji))
-    return Judge(_pictures(emoji, classes), train_classifier(CONFIG, _pictures(seen + seen + painted, classes), path))
+    return Judge(
+        pictures_from_emoji(emoji, classes),
+        train_classifier(CONFIG, pictures_from_emoji(seen + seen + painted, classes), path),
+    )
 
 
 def colours_of(pixels: torch.Tensor) -> list[str | None]:
@@ -62,7 +65,8 @@ def pixels_of(pictures: list[np.ndarray]) -> torch.Tensor:
     return pixels_from_uint8(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
 
 
-def _pictures(emoji: list[DrawnEmoji], classes: tuple[str, ...]) -> Pictures:
+def pictures_from_emoji(emoji: list[DrawnEmoji], classes: tuple[str, ...]) -> Pictures:
+    """All emoji as they are, with the place of their subgroup in `classes` as the label."""
     return Pictures(
         images=torch.from_numpy(np.stack([one.picture for one in emoji])).permute(0, 3, 1, 2).contiguous(),
         labels=torch.tensor([classes.index(one.caption.subgroup) for one in emoji]),

@@ -28,18 +28,14 @@ from latentc.backends.host import HostBuffer, HostInstant, HostLoopMemory, peak_
 from latentc.backends.options import EngineOptions
 from latentc.backends.protocol import Buffer, Engine, Instant, LoopMemory
 from latentc.backends.refusal import exact_refusal
+from latentc.backends.session_options import leave_weights_alone, session_options
 from latentc.bundle import GraphBytes
 from latentc.errors import BackendError
-from latentc.heap import give_back_large_blocks
 from latentc.pages import release
 from latentc.schema import Manifest
 
 _PROVIDERS = ["CPUExecutionProvider"]
-_FATAL_ONLY = 4  # ONNX Runtime's log level: its errors reach us as exceptions already
 _FEATURE = "add_external_initializers_from_files_in_memory"
-_DIRECT = "session.use_external_initializer_file_buffers_directly"
-_DIRECT_SINCE = (1, 31)
-_FOLDED_BYTES = 2**20  # constants of this size and less are folded: shape arithmetic, no weights
 _EXTERNAL_FROM_BYTES = 1024  # initialisers of this size or more go to the engine's weights file
 
 T = TypeVar("T")
@@ -160,15 +156,15 @@ class OnnxRuntimeBackend:
         return peak_bytes()
 
     def load_graph(self, graph: GraphBytes, *, optimise: bool = True, mapped: bool = False) -> Engine:
-        options = self._options(optimise)
+        options = session_options(self._threads, optimise)
         if mapped:
-            _leave_weights_alone(options, optimise)
+            leave_weights_alone(options, optimise)
         engine = self._engine(graph, options)
         release(graph.weights)  # what was copied is not read again, and what is mapped is read when it is used
         return engine
 
     def build_engine(self, graph: GraphBytes, directory: Path, manifest: Manifest) -> list[str]:
-        options = self._options(optimise=True)
+        options = session_options(self._threads, optimise=True)
         model, weights = f"{graph.name}.onnx", f"{graph.name}.weights"
         options.optimized_model_filepath = str(directory / model)
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights)
@@ -188,42 +184,6 @@ class OnnxRuntimeBackend:
 
     def _session(self, graph: GraphBytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
         return session_of(graph, options, _PROVIDERS)
-
-    def _options(self, optimise: bool) -> onnxruntime.SessionOptions:
-        options = onnxruntime.SessionOptions()
-        levels = onnxruntime.GraphOptimizationLevel
-        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = _FATAL_ONLY
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-        # Two sessions share the cores: idle threads of one must not spin while the other works.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry(_DIRECT, "1")
-        # Both cost memory, and no time was seen to be gained: a block for a planned second run beside what the arena
-        # kept of the first, and buffers that wait, unused, for a later value of the same shape.
-        options.enable_mem_pattern = False
-        options.enable_mem_reuse = False
-        return options
-
-
-def _leave_weights_alone(options: onnxruntime.SessionOptions, optimise: bool) -> None:
-    """Makes all memory of a session but its activations pages of the weights' file."""
-    if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) < _DIRECT_SINCE:
-        raise BackendError(
-            f"onnxruntime {onnxruntime.__version__} copies weights; --memory low needs 1.31 or newer: "
-            'pip install --upgrade "latentc[cpu]"'
-        )
-    if optimise:  # "all" is this, a new layout for convolutions, and weights in another precision
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    options.add_session_config_entry("optimization.constant_folding_max_output_size_in_bytes", str(_FOLDED_BYTES))
-    # A half-precision weight is converted by a node that depends on nothing. In the default order all of these run
-    # first, and hold all of the model in single precision at once; in this order each runs when it is needed.
-    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
-    options.enable_cpu_mem_arena = False  # keeps, for the next run, all that was ever in use
-    give_back_large_blocks()
 
 
 def session_of(

@@ -41,6 +41,7 @@ class Report(msgspec.Struct, frozen=True):
     backend: str
     engines: bool  # whether built engines ran, not the graphs
     memory: Memory
+    tile: int | None  # pixels along a side of what was decoded at once; null: all
     timings_ms: dict[str, float]
 
 
@@ -76,6 +77,7 @@ def draw(session: Session, job: Job, stopwatch: Stopwatch, built: bool, memory: 
         backend=backend.name,
         engines=built,
         memory=memory,
+        tile=request.tile,
         timings_ms=stopwatch.timings_ms(),
     )
 
@@ -133,6 +135,7 @@ def _parameters(bundle: Bundle, request: Request, seed: int, position: int | Non
             "Size": f"{request.width}x{request.height}",
             "Model hash": bundle.model_hash,
             "Model": bundle.manifest.name,
+            **({} if request.tile is None else {"VAE tile": str(request.tile)}),
             **({} if request.skipped is None else {"Steps of the initial image": str(request.skipped)}),
             **batch,
             "Version": f"latentc {__version__}",

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from latentc.bundle import Bundle, open_bundle
-from latentc.memory import MEMORY, Memory, Prediction, predicted
+from latentc.memory import MEMORY, Memory, Prediction, TileMemory, predicted, tile_memory
 from latentc.schema import (
     Defaults,
     Graph,
@@ -55,6 +55,7 @@ class Report(msgspec.Struct, frozen=True):
     graphs: dict[str, Graph]
     hoisting: Hoisting
     memory: dict[Memory, Prediction]
+    tile: TileMemory | None  # None: the decoder takes one size, or is too small to be run on tiles
     engines: list[str]
     provenance: Provenance
 
@@ -89,6 +90,7 @@ def _report(bundle: Bundle) -> Report:
         graphs=manifest.graphs,
         hoisting=manifest.hoisting,
         memory={memory: predicted(manifest, memory) for memory in MEMORY},
+        tile=tile_memory(manifest),
         engines=sorted(path.parent.name for path in engines.glob("*/engine.json") if path.parent.name[0] != "."),
         provenance=manifest.provenance,
     )
@@ -123,7 +125,7 @@ def _lines(report: Report) -> list[str]:
         lines.append(f"{'text':<12}{_encoders(report.conditioning)}")
     lines += ["", *_columns(["solver", "scheduler", "steps (calls, noise draws where they differ)"], _solvers(report))]
     rows = [
-        [name, f"once a {g.runs_once_per}", f"{g.nodes}", _count(g.parameters), _bytes(g.weight_bytes), _count(g.flops)]
+        [name, f"once a {g.runs_once_per}", f"{g.nodes}", _count(g.parameters), _weights(g), _count(g.flops)]
         for name, g in report.graphs.items()
     ]
     lines += ["", *_columns(["graph", "runs", "nodes", "parameters", "weights", "FLOPs a run"], rows)]
@@ -135,6 +137,12 @@ def _lines(report: Report) -> list[str]:
         for spec in specs
     ]
     return [*lines, "", *_columns(["tensor of", "name", "dtype", "shape"], rows)]
+
+
+def _weights(graph: Graph) -> str:
+    """All bytes, and how many of them are int8."""
+    int8 = f" ({_bytes(graph.int8_bytes)} int8)" if graph.int8_bytes else ""
+    return f"{_bytes(graph.weight_bytes)}{int8}"
 
 
 def _loop(report: Report) -> list[str]:
@@ -157,7 +165,11 @@ def _memory(report: Report) -> list[str]:
         rows.append([name, *(_bytes(n) for s in stages for n in (s.weights_bytes, s.activations_bytes, s.total_bytes))])
     head = [f"{memory}: {what}" for memory in MEMORY for what in ("weights", "activations", "in all")]
     peaks = [f"{memory} {_bytes(p.peak_bytes)} ({p.peak_while})" for memory, p in report.memory.items()]
-    return [*_columns(["memory of", *head], rows), f"peak of a picture on the CPU: {', '.join(peaks)}"]
+    lines = [*_columns(["memory of", *head], rows), f"peak of a picture on the CPU: {', '.join(peaks)}"]
+    if (tile := report.tile) is not None:
+        both = f"{_bytes(tile.activations_bytes)} of activations, whole {_bytes(tile.whole_bytes)}"
+        lines.append(f"the decoder by tiles, with --tile {tile.pixels}: {both}")
+    return lines
 
 
 def _sizes(sizes: SizeRange | None) -> str:

@@ -41,6 +41,7 @@ class Wanted:
     latents: Path | None = None
     init_image: Path | None = None
     strength: float | None = None
+    tile: int | None = None
     no_metadata: bool = False
 
 
@@ -85,6 +86,7 @@ def _request(bundle: Bundle, wanted: Wanted) -> tuple[Request, npt.NDArray[np.fl
         count=wanted.batch,
         strength=wanted.strength,
         init_image=wanted.init_image is not None,
+        tile=wanted.tile,
     )
     if wanted.latents is None:
         return resolve(manifest, asked), None

@@ -39,6 +39,7 @@ class Options:
     latents: Path | None
     init_image: Path | None
     strength: float | None
+    tile: int | None
     no_metadata: bool
     stdin: bool
     backend: str
@@ -67,6 +68,7 @@ class Options:
             latents=self.latents,
             init_image=self.init_image,
             strength=self.strength,
+            tile=self.tile,
             no_metadata=self.no_metadata,
         )
 

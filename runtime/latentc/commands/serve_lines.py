@@ -44,6 +44,7 @@ class LineRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     latents: str | None = None
     init_image: str | None = None
     strength: float | None = None
+    tile: int | None = None
     no_metadata: bool = False
 
 
@@ -98,7 +99,7 @@ def answer_to(line: bytes, session: Session, built: bool, memory: Memory) -> Ans
     except LatentcError as error:
         return Failure(" ".join(str(error).split()), error.exit_code, _id_of(line) if given is msgspec.UNSET else given)
     except MemoryError:
-        return Failure("not enough memory for this request; try a smaller batch", EXIT_INPUT, given)
+        return Failure("not enough memory for this request; try a smaller batch, or tile", EXIT_INPUT, given)
     except OSError as error:  # of a path that the system refuses in a way of its own, such as one that is too long
         return Failure(" ".join(str(error).split()), EXIT_INPUT, given)
 
@@ -145,6 +146,7 @@ def _wanted(request: LineRequest) -> Wanted:
         latents=_path(request.latents),
         init_image=_path(request.init_image),
         strength=request.strength,
+        tile=request.tile,
         no_metadata=request.no_metadata,
     )
 

@@ -7,7 +7,8 @@ From the manifest and the options of the build:
     guidance_branches   1 … 2 where the pipeline has guidance; best: what the defaults ask for
     texts               1 … a prompt and a negative prompt for each picture
     tokens              the lengths of the encoders' rules
-    grid_height, …      of --size, or of every size that the manifest allows; best: the first --size, or the default
+    grid_height, …      of --size, or of every size that the manifest allows; best: the first --size, or the default;
+                        of the decoder from 1 on, for the tiles of --tile, unless it is built for one size
 
 The schedule graph runs all calls as one batch, so its branches (or, where one row serves all images, its only batch)
 are as many times more as the longest table has calls.
@@ -58,6 +59,10 @@ def profiles_of(manifest: Manifest, graph: str, options: EngineOptions) -> dict[
     ]
     if lengths:
         dims["tokens"] = Range(min(lengths), lengths[0], max(lengths))
+    if graph == "decode":
+        for side in ("grid_width", "grid_height"):
+            if dims[side].least < dims[side].most:  # a tile at an edge may be a single row or column (latentc.tiles)
+                dims[side] = Range(1, dims[side].best, dims[side].most)
     if graph == "encode":
         dims["batch"] = Range(1, 1, 1)
     sides: dict[str, Mapping[str, int]] = {

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import onnx
 import onnxruntime
-from latentc.backends.onnxruntime import OnnxRuntimeBackend
+from latentc.backends.session_options import session_options
 
 from tests.runtime.backends.tensorrt.fake_base import NUMPY, ONNX_TYPES, Absent, Base
 from tests.runtime.backends.tensorrt.fake_builder import ILogger, loaded
@@ -42,7 +42,7 @@ class ICudaEngine(Base):
     def _running(self):
         if self._session is None:
             assert not self.missing, "an engine without weights was run"
-            options = OnnxRuntimeBackend(1)._options(True)
+            options = session_options(1, optimise=True)
             self._session = onnxruntime.InferenceSession(self.proto.SerializeToString(), options)
         return self._session
 

@@ -7,12 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from latentc.errors import BackendError
 from latentc.lanes import Lanes
 from latentc.sampler import Sampling
 from latentc.session import open_session, trajectory_of_request
 
+from tests.runtime import toy_variants
 from tests.runtime.backends.tensorrt.conftest import VERSIONS, Machine
 from tests.runtime.backends.tensorrt.helpers import built, reference, request_for
+
+
+@pytest.fixture
+def sizes(bundle: Path) -> Path:
+    """A bundle of many sizes, whose decoder can be run on tiles."""
+    return toy_variants.free_sizes(bundle)
 
 
 @pytest.fixture
@@ -67,6 +75,31 @@ def test_from_the_third_request_on_the_loop_is_one_launch(machine: Machine, bund
     assert not any("run" in what or "capture" in what or what in ("malloc", "free") for what in records[2])
     # Nothing waits before the picture is read.
     assert records[2].count("synchronise") == 1
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_tiles_are_decoded_after_the_recorded_loop(machine: Machine, sizes: Path, version: str) -> None:
+    cuda, _ = machine(version)
+    session, plain = built(sizes), reference(sizes)
+    request = request_for(session, count=1, width=46, height=30, tile=16)
+    whole = request_for(session, count=1, width=46, height=30)
+    for seed in range(1, 6):
+        cuda.record.clear()
+        np.testing.assert_array_equal(session.draw(request, seed), plain.draw(request, seed))
+        ran = [what for what in cuda.record if what in ("run", "launch")]
+        # The workspace may have grown with the first tiles, which makes the second loop a warm-up, too.
+        assert seed < 4 or ran == ["launch"] + ["run"] * 12
+        # Beside it, the same size in one piece has a recording of its own.
+        np.testing.assert_array_equal(session.draw(whole, seed), plain.draw(whole, seed))
+    assert session.backend.stream_lane.num_recorded == 2
+
+
+def test_engines_of_one_size_say_that_they_have_no_tiles(machine: Machine, sizes: Path) -> None:
+    machine("10.3.0")
+    session = built(sizes, sizes=((46, 30),))
+    assert session.draw(request_for(session, width=46, height=30), 1).shape == (2, 3, 30, 46)
+    with pytest.raises(BackendError, match=r"decode does not take \[2, 1, 4, 8, 8\] as history; it was built for"):
+        session.draw(request_for(session, width=46, height=30, tile=16), 1)
 
 
 def test_a_picture_drawn_step_by_step_is_the_same_and_waits_for_nothing(machine: Machine, bundle: Path) -> None:
