@@ -138,7 +138,16 @@ class Bench:
 
     def ceilings(self, bundle: str, steps: int) -> tuple[dict[str, float], dict[str, float]]:
         """What a step moves and computes at least, and the machine's ceilings, by `latentc bench`."""
-        command = [str(self.latentc), "bench", bundle, "--backend", "onnxruntime", "--threads", str(self.threads), "--json"]
+        command = [
+            str(self.latentc),
+            "bench",
+            bundle,
+            "--backend",
+            "onnxruntime",
+            "--threads",
+            str(self.threads),
+            "--json",
+        ]
         command += ["--batch", "1", "--repeat", "1", "--steps", str(min(steps, 4))]
         done = subprocess.run(command, cwd=ROOT, env=self.env, capture_output=True, text=True, check=True)
         report = json.loads(done.stdout.splitlines()[-1])

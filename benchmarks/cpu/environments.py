@@ -16,7 +16,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PEERS = ROOT / "benchmarks" / "peers"
 CONSTRAINTS = ROOT / "constraints.txt"
-NOT_NEEDED = ("pip", "setuptools", "wheel")  # what venv itself puts in, and no tool draws with
+# What no tool draws with: what venv itself puts in, and what optimum-onnx.txt has for the plots of another page.
+NOT_NEEDED = (
+    "pip", "setuptools", "wheel", "pkg_resources", "_distutils_hack",
+    "matplotlib", "mpl_toolkits", "contourpy", "cycler", "fontTools", "fonttools", "kiwisolver", "pyparsing", "dateutil",
+    "python_dateutil",
+)  # fmt: skip
 
 # optimum-intel asks for torchvision and draws without it; the wheel that belongs to a torch for CUDA breaks a torch for
 # the CPU ("operator torchvision::nms does not exist", torchvision 0.28.0).
@@ -84,3 +89,8 @@ def _digest(name: str) -> str:
     else:
         files = [*sorted(PEERS.glob("*.txt")), CONSTRAINTS]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
+if __name__ == "__main__":  # python -m benchmarks.cpu.environments NAME …
+    for wanted in sys.argv[1:]:
+        made(wanted, ROOT / "build" / "bench" / "env")

@@ -32,6 +32,8 @@ def with_published_names(source: Path, copy: Path) -> None:
             config.write_text(json.dumps(fields, indent=2), encoding="utf-8")
         elif name is not None and name.startswith("CLIPText"):
             file = copy / folder / "model.safetensors"
-            tensors = {k if k.startswith((LEVEL, "text_projection")) else LEVEL + k: v for k, v in load_file(file).items()}
+            tensors = {
+                k if k.startswith((LEVEL, "text_projection")) else LEVEL + k: v for k, v in load_file(file).items()
+            }
             save_file(tensors, file, {"format": "pt"})
     path.write_text(json.dumps(index, indent=2), encoding="utf-8")
