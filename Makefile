@@ -97,6 +97,13 @@ evaluate: $(installed) ## measures a shipped model and rewrites the figures of i
 test-gpu: $(installed) ## runs the tests that need an NVIDIA GPU; says why where there is none
 	$(bin)/python -m pytest -n0 -m gpu -rs
 
+.PHONY: bench
+bench: $(installed) ## measures latentc beside its peers on this CPU (half an hour): docs/benchmarks.md
+	$(bin)/python -m benchmarks.cpu
+	$(bin)/python -m benchmarks.cpu.environments plot
+	build/bench/env/plot/bin/python benchmarks/cpu/plot.py benchmarks/results/bench.json docs/images
+	$(bin)/python -m benchmarks.cpu.page
+
 .PHONY: bench-gpu
 bench-gpu: $(installed) ## measures on an NVIDIA GPU (an hour): benchmarks/results/gpu_*.json; says why where there is none
 	@reason=$$($(bin)/python -c 'from benchmarks.gpu.where import why_no_gpu; print(why_no_gpu() or "")'); \

@@ -5,12 +5,12 @@ What was not measured yet is said in its place; nothing else of the page is touc
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.export_at_size import table
+from benchmarks.marked_page import replace_file, with_section
 
 PAGE = Path(__file__).parent.parent / "docs" / "export-at-size.md"
 RESULTS = Path(__file__).parent / "results"
@@ -114,19 +114,13 @@ def filled(page: str, results: Path) -> str:
     for name, (stem, write) in SECTIONS.items():
         file = results / f"{stem}.json"
         text = write(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else "Not measured yet."
-        begin, end = f"<!-- {name}: written by python -m benchmarks.export_page -->", f"<!-- end of {name} -->"
-        both = f"{begin}\n{text}\n{end}"
-        page, count = re.subn(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _, both=both: both, page, flags=re.S)  # type: ignore[misc]
-        if count != 1:
-            raise ValueError(f"the page has {count} places for {name}, and needs one")
+        page = with_section(page, name, "python -m benchmarks.export_page", text)
     return page
 
 
 def main() -> None:
     """Rewrites the page, by rename."""
-    staged = PAGE.with_name(f".{PAGE.name}")
-    staged.write_text(filled(PAGE.read_text(encoding="utf-8"), RESULTS), encoding="utf-8")
-    staged.replace(PAGE)
+    replace_file(PAGE, filled(PAGE.read_text(encoding="utf-8"), RESULTS))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
     t5-xxl                               all 24 blocks of T5-XXL, and PixArt-Σ's pipeline around it with a tiny denoiser
     flux-N, sd3-N                        N blocks (FLUX: N double, 2N single) of the published width, with a small VAE
     dit-s-2, dit-b-2, dit-l-2            DiT's smaller sizes
+    sd3-small                            SD3's block at a width of 768, 150 M parameters, for 256²; the VAE as published
 
 Configurations are those of black-forest-labs/FLUX.1-dev, stabilityai/stable-diffusion-3.5-large,
 PixArt-alpha/PixArt-Sigma-XL-2-1024-MS and facebook/DiT-XL-2-256.
@@ -55,6 +56,7 @@ def shapes_of(model: str) -> Shapes:
         "flux-dev": lambda: flux(19, 38),
         "sd3.5-large": lambda: sd3(38),
         "t5-xxl": pixart,
+        "sd3-small": sd3_small,
         **{f"dit-{size}-2": lambda size=size: dit(size) for size in DIT},  # type: ignore[misc]
     }
     numbered = re.fullmatch(r"(flux|sd3)-([1-9]\d?)", model)
@@ -99,6 +101,31 @@ def sd3(blocks: int, vae_channels: tuple[int, ...] = WIDE) -> Shapes:
         }  # fmt: skip
     tokenizers = {"tokenizer": "clip", "tokenizer_2": "clip!", "tokenizer_3": "t5"}
     return Shapes(StableDiffusion3Pipeline, FlowMatchEulerDiscreteScheduler(shift=3.0), modules, tokenizers)
+
+
+def sd3_small() -> Shapes:
+    """An SD3 that two CPU cores draw in seconds: 7 blocks of 12 heads, small text encoders, float32; 256²."""
+    joint = 512
+    with torch.device("meta"):
+        modules = {
+            "transformer": SD3Transformer2DModel(
+                sample_size=32, num_layers=7, num_attention_heads=12, attention_head_dim=64, out_channels=16,
+                caption_projection_dim=768, joint_attention_dim=joint, pooled_projection_dim=joint,
+                pos_embed_max_size=48, qk_norm="rms_norm",
+            ),
+            "vae": vae(16, 1.5305, 0.0609, sample_size=256),
+            "text_encoder": CLIPTextModelWithProjection(small_clip(192, "quick_gelu")),
+            "text_encoder_2": CLIPTextModelWithProjection(small_clip(320, "gelu")),
+            "text_encoder_3": T5EncoderModel(
+                T5Config(
+                    vocab_size=32128, d_model=joint, d_kv=64, d_ff=1024, num_layers=4, num_heads=8,
+                    feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+                )
+            ),
+        }  # fmt: skip
+    tokenizers = {"tokenizer": "clip", "tokenizer_2": "clip!", "tokenizer_3": "t5"}
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return Shapes(StableDiffusion3Pipeline, scheduler, modules, tokenizers, dtype="fp32")
 
 
 def pixart() -> Shapes:
@@ -159,6 +186,14 @@ def clip_g() -> CLIPTextConfig:
     return CLIPTextConfig(
         hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20, projection_dim=1280,
         hidden_act="gelu", bos_token_id=0, eos_token_id=2, pad_token_id=1,
+    )  # fmt: skip
+
+
+def small_clip(width: int, activation: str) -> CLIPTextConfig:
+    """A text tower of four narrow layers, with the published vocabulary and length."""
+    return CLIPTextConfig(
+        hidden_size=width, intermediate_size=4 * width, num_hidden_layers=4, num_attention_heads=width // 64,
+        projection_dim=width, hidden_act=activation, bos_token_id=0, eos_token_id=2, pad_token_id=1,
     )  # fmt: skip
 
 

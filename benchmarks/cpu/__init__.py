@@ -1,0 +1,1 @@
+"""latentc beside its peers on a CPU: `make bench`."""
