@@ -127,19 +127,21 @@ class NarrowedStep:
     void_islands: tuple[str, ...] = ()  # patterns of the family that hold no node of any graph
     wide_outputs: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)  # in float32, of the last sample
     split: Split | None = None  # of the denoise graph, where steps may be cached
+    int8: Int8Report | None = None
+    picture: np.ndarray | None = None  # of the whole trajectory in float32, where int8 is compared with it
 
     @property
     def shared_weights(self) -> dict[str, str]:
         """The graphs whose weights all lie in another graph's file."""
         return {} if self.split is None else {CACHED: "denoise"}
 
-    int8: Int8Report | None = None
-    picture: np.ndarray | None = None  # of the whole trajectory in float32, where int8 is compared with it
-
     @property
     def narrow_graphs(self) -> frozenset[str]:
         """The graphs that are not in float32."""
-        return frozenset(self.half) | ({"denoise"} if self.int8 is not None else set())
+        if self.int8 is None:
+            return frozenset(self.half)
+        decoder = self.int8.decoder
+        return frozenset(("denoise", "decode") if decoder is not None and decoder.num_int8 else ("denoise",))
 
 
 def no_recall(name: str, measure: Callable[[], Measured]) -> Measured:

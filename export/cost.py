@@ -226,6 +226,9 @@ def _flops(node: ir.Node, dims: Mapping[str, int]) -> int:
             return 2 * outputs * depth + _bias_flops(node, outputs)
         case "Conv":  # weight: [out, in / groups, *kernel]
             return 2 * outputs * math.prod(_shape(node.inputs[1], dims, node)[1:]) + _bias_flops(node, outputs)
+        case "QLinearConv":  # the same, its weight is the fourth input
+            bias = outputs if len(node.inputs) > 8 and node.inputs[8] is not None else 0
+            return 2 * outputs * math.prod(_shape(node.inputs[3], dims, node)[1:]) + bias
         case "ConvTranspose":  # weight: [in, out / groups, *kernel], applied once at every *input* position
             inputs = math.prod(_shape(node.inputs[0], dims, node))
             return 2 * inputs * math.prod(_shape(node.inputs[1], dims, node)[1:]) + _bias_flops(node, outputs)

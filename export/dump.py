@@ -3,6 +3,7 @@
 1-trace/ 2-clean/ 4-final/   NAME.onnx, weights left out
 3-hoist/                     partition.txt and .json, nodes.tsv, the whole and its parts
 4-final/NAME.half.tsv        every float32 island with its reason, and weights that half holds badly
+4-final/decode.int8.tsv      the same of the decoder's convolutions
 4-final/denoise.int8.tsv     every layer's errors in int8, and why it stayed in float32 if it did
 """
 
@@ -14,7 +15,7 @@ import onnx_ir as ir
 from export.compile import HoistedStep, NarrowedStep
 from export.hoist import write_dump
 from export.hoist.dump import without_weights
-from export.int8 import Int8Report
+from export.int8 import DecoderReport, Int8Report
 from export.precision import HalfReport
 from export.trace import TracedStep
 
@@ -35,6 +36,9 @@ def dump_final(directory: Path, narrowed: NarrowedStep) -> None:
 
     if narrowed.int8 is not None:
         (directory / "4-final" / "denoise.int8.tsv").write_text(_int8_table(narrowed.int8), encoding="utf-8")
+        if narrowed.int8.decoder is not None:
+            table = _decoder_table(narrowed.int8.decoder)
+            (directory / "4-final" / "decode.int8.tsv").write_text(table, encoding="utf-8")
 
 
 def _write_graphs(directory: Path, graphs: Mapping[str, ir.Model]) -> None:
@@ -60,4 +64,14 @@ def _int8_table(report: Int8Report) -> str:
     for name, error in report.local.items():
         effect = f"{report.effects[name]:.3g}" if name in report.effects else ""
         lines.append(f"{name}\t{error:.3g}\t{effect}\t{kept.get(name, '')}")
+    return "\n".join(lines) + "\n"
+
+
+def _decoder_table(report: DecoderReport) -> str:
+    kept = {layer.name: layer.reason for layer in report.kept}
+    lines = [f"# {report.num_int8} of {len(report.errors)} convolutions in int8"]
+    if report.psnr_db is not None:
+        lines[0] += f"; with the int8 loop the picture is {report.psnr_db:.1f} dB from float32's"
+    lines += ["convolution\town output\treason to stay"]
+    lines += [f"{name}\t{error:.3g}\t{kept.get(name, '')}" for name, error in report.errors.items()]
     return "\n".join(lines) + "\n"

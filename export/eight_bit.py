@@ -1,20 +1,23 @@
 """`--precision int8`: the loop's graph in eight-bit integers, as far as the picture allows; all others stay float32.
 
-Text encoders, prompt and schedule graph run once a request, and the decoder is made of convolutions: there int8 has
-little to win. What is decided here is export/int8's; this file gives it the samples, the trajectory and the bounds.
+Then the decoder's convolutions (export/eight_bit_decoder.py). Text encoders, prompt and schedule graph run once a
+request and stay. What is decided for the loop is export/int8's; this file gives it samples, trajectory and bounds.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 import numpy as np
+import onnx_ir as ir
 from latentc.errors import LatentcError
 
 from export.calibrate import Samples, compared_inputs
 from export.compile import HoistedStep, NarrowedStep
+from export.eight_bit_decoder import DecoderGate, choose_convolutions, written_decoder
 from export.int8 import Factors, Gate, Int8Report, choose, layers_of, local_errors, smoothing, write_int8
-from export.loop import Loop, picture_of
+from export.loop import Loop, picture_of, steps_of
 from export.runner import run_model
 from export.verify import Bounds, Checked
 
@@ -46,12 +49,12 @@ def quantise(
             "is worth quantising; export in fp32"
         )
     chosen = recall(lambda: _chosen(hoisted, samples, loop, checked, bounds))
-    narrow = wide.clone()
-    kept = {layer.name for layer in chosen.report.kept}
-    write_int8(narrow, [layer for layer in layers_of(narrow) if layer.name not in kept], chosen.factors)
+    graphs = {**hoisted.graphs, "denoise": _written(wide, chosen.report, chosen.factors)}
+    if chosen.report.decoder is not None and chosen.report.decoder.num_int8:
+        graphs["decode"] = written_decoder(hoisted.graphs["decode"], chosen.report.decoder)
     return NarrowedStep(
         hoisted,
-        {**hoisted.graphs, "denoise": narrow},
+        graphs,
         half={},
         wide_outputs={"denoise": chosen.outputs},
         int8=chosen.report,
@@ -76,4 +79,24 @@ def _chosen(hoisted: HoistedStep, samples: Samples, loop: Loop | None, checked: 
         psnr_db=bounds.psnr_db,
         relative_l2=bounds.relative_l2,
     )
-    return Chosen(choose(wide, given, factors, found, gate), factors, picture, found.outputs[-1])
+    report = choose(wide, given, factors, found, gate)
+    *_, finished = steps_of(_written(wide, report, factors), loop)
+    compared = checked.drawn.inputs["decode"]
+    decoder_gate = DecoderGate(
+        latents={**finished, "output_row": loop.output_row},
+        picture=picture,
+        inputs=compared,
+        image=run_model(decode, compared)["image"],
+        psnr_db=bounds.psnr_db,
+        relative_l2=bounds.relative_l2,
+    )
+    decoder = choose_convolutions(decode, samples["decode"], decoder_gate)
+    return Chosen(msgspec.structs.replace(report, decoder=decoder), factors, picture, found.outputs[-1])
+
+
+def _written(wide: ir.Model, report: Int8Report, factors: Factors) -> ir.Model:
+    """A copy of the float32 denoise graph with the layers of `report` in int8."""
+    narrow = wide.clone()
+    kept = {layer.name for layer in report.kept}
+    write_int8(narrow, [layer for layer in layers_of(narrow) if layer.name not in kept], factors)
+    return narrow

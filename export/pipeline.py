@@ -289,7 +289,12 @@ def report_narrowed(narrowed: NarrowedStep) -> None:
     if narrowed.int8 is not None:
         int8 = narrowed.int8
         print(f"export: note: {int8.num_int8} of {len(int8.local)} layers of the loop are int8", file=sys.stderr)
-        lines += [f"{layer.name} stays in fp32: {layer.reason}" for layer in int8.kept]
+        kept = int8.kept
+        if int8.decoder is not None:
+            convolutions = f"{int8.decoder.num_int8} of {len(int8.decoder.errors)} convolutions of the decoder"
+            print(f"export: note: {convolutions} are int8", file=sys.stderr)
+            kept += int8.decoder.kept
+        lines += [f"{layer.name} stays in fp32: {layer.reason}" for layer in kept]
     more = [f"and {len(lines) - MAX_REPORTED} more; --dump DIR lists them"] if len(lines) > MAX_REPORTED else []
     for line in lines[:MAX_REPORTED] + more:
         print(f"export: note: {line}", file=sys.stderr)

@@ -7,7 +7,7 @@ local_errors(model, samples, factors) what it does to each layer's own output   
 choose(…)                             which layers stay, by the prediction and picture    choice.py
 """
 
-from export.int8.choice import Gate, Int8Report, KeptLayer, choose
+from export.int8.choice import DecoderReport, Gate, Int8Report, KeptLayer, choose
 from export.int8.errors import LocalErrors, local_errors
 from export.int8.layers import Layer, layers_of
 from export.int8.nodes import write_int8
@@ -15,6 +15,6 @@ from export.int8.smoothing import Factors, smoothing
 from export.int8.weights import quantised
 
 __all__ = [
-    "Factors", "Gate", "Int8Report", "KeptLayer", "Layer", "LocalErrors", "choose", "layers_of", "local_errors",
-    "quantised", "smoothing", "write_int8",
+    "DecoderReport", "Factors", "Gate", "Int8Report", "KeptLayer", "Layer", "LocalErrors", "choose", "layers_of",
+    "local_errors", "quantised", "smoothing", "write_int8",
 ]  # fmt: skip

@@ -36,6 +36,19 @@ class KeptLayer(msgspec.Struct, frozen=True):
     reason: str
 
 
+class DecoderReport(msgspec.Struct, frozen=True):
+    """What was decided for the decoder's convolutions: errors are relative L2 of their own outputs."""
+
+    errors: dict[str, float]
+    spans: dict[str, tuple[float, float]]  # by value: what eight bits cover
+    kept: tuple[KeptLayer, ...]
+    psnr_db: float | None  # of the pictures by loop and decoder in int8; None if all convolutions are kept
+
+    @property
+    def num_int8(self) -> int:
+        return len(self.errors) - len(self.kept)
+
+
 class Int8Report(msgspec.Struct, frozen=True):
     """What was decided and measured; errors are relative L2."""
 
@@ -46,6 +59,7 @@ class Int8Report(msgspec.Struct, frozen=True):
     kept: tuple[KeptLayer, ...]
     prediction: float | None = None  # of what was chosen, on the inputs of the parity report
     psnr_db: float | None = None  # of the pictures of the whole trajectory
+    decoder: DecoderReport | None = None  # None: it has no convolution to choose, or no trajectory was within reach
 
     @property
     def num_int8(self) -> int:
