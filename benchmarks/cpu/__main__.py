@@ -3,8 +3,8 @@
     python -m benchmarks.cpu [--only MODEL …] [--tools TOOL …] [--rounds N] [--fresh] [--results FILE]
 
 Environments, checkpoints and bundles are made first and kept in build/bench; nothing of that is timed. Then, model by
-model: the machine's ceilings, all tools in turn (rounds.py), the ceilings again; then cold starts (cold.py). The JSON is
-written after each; what it already has of this commit's cases is not measured again, unless --fresh or --only asks.
+model: the machine's ceilings, all tools in turn (rounds.py), the ceilings again; then cold starts (cold.py). The JSON
+is written after each; what it already has of this commit's cases is not measured again, unless --fresh or --only asks.
 The page is written from it by `python -m benchmarks.cpu.page`, which make bench runs last, with the plots.
 """
 

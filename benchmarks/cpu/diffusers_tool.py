@@ -4,6 +4,7 @@ A pipeline is timed from outside: its denoiser and its decoder are put behind st
 are called. Everything else is the pipeline's own code.
 """
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +27,7 @@ class Clock:
         return {
             "request_ms": (end - self.begin) * 1e3,
             "prologue_ms": (instants[0] - self.begin) * 1e3,
-            "step_ms": [(later - earlier) * 1e3 for earlier, later in zip(instants, instants[1:], strict=False)],
+            "step_ms": [(later - earlier) * 1e3 for earlier, later in itertools.pairwise(instants)],
             "decode_ms": (end - self.decode) * 1e3,
         }
 

@@ -19,8 +19,8 @@ CONSTRAINTS = ROOT / "constraints.txt"
 # What no tool draws with: what venv itself puts in, and what optimum-onnx.txt has for the plots of another page.
 NOT_NEEDED = (
     "pip", "setuptools", "wheel", "pkg_resources", "_distutils_hack",
-    "matplotlib", "mpl_toolkits", "contourpy", "cycler", "fontTools", "fonttools", "kiwisolver", "pyparsing", "dateutil",
-    "python_dateutil",
+    "matplotlib", "mpl_toolkits", "contourpy", "cycler", "fontTools", "fonttools", "kiwisolver", "pyparsing",
+    "dateutil", "python_dateutil",
 )  # fmt: skip
 
 # optimum-intel asks for torchvision and draws without it; the wheel that belongs to a torch for CUDA breaks a torch for

@@ -25,8 +25,8 @@ def machine(document: Mapping[str, Any]) -> str:
     """Where it ran, and the ceilings around each model's rounds."""
     found = document["machine"]
     lines = [
-        f"On {found['cores']} cores of an {found['processor']}, {found['memory_gib']} GiB, no GPU; {document['threads']} "
-        f"threads for every tool. Load when it began: {found['load_1_5_15_min'][0]:g}.", "",
+        f"On {found['cores']} cores of an {found['processor']}, {found['memory_gib']} GiB, no GPU; "
+        f"{document['threads']} threads for every tool. Load when it began: {found['load_1_5_15_min'][0]:g}.", "",
         "| model | product of matrices, before → after | copy, before → after | a step computes, moves | "
         "share of the product's rate | of the copy's rate |",
         "|---|---|---|---|---|---|",

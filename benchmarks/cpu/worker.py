@@ -28,7 +28,8 @@ from typing import Any
 Job = Mapping[str, Any]
 Draw = Callable[[int, int, int], tuple[Any, dict[str, Any]]]
 PACKAGES = (
-    "latentc", "onnxruntime", "numpy", "torch", "diffusers", "transformers", "openvino", "optimum-intel", "optimum-onnx",
+    "latentc", "onnxruntime", "numpy", "torch", "diffusers", "transformers", "openvino", "optimum-intel",
+    "optimum-onnx",
 )  # fmt: skip
 MAX_ERROR = 300
 
