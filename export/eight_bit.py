@@ -1,6 +1,6 @@
 """`--precision int8`: the loop's graph in eight-bit integers, as far as the picture allows; all others stay float32.
 
-Then the decoder's convolutions (export/eight_bit_decoder.py). Text encoders, prompt and schedule graph run once a
+Then the decoder's convolutions (export/int8/decoder.py). Text encoders, prompt and schedule graph run once a
 request and stay. What is decided for the loop is export/int8's; this file gives it samples, trajectory and bounds.
 """
 
@@ -15,8 +15,8 @@ from latentc.errors import LatentcError
 
 from export.calibrate import Samples, compared_inputs
 from export.compile import HoistedStep, NarrowedStep
-from export.eight_bit_decoder import DecoderGate, choose_convolutions, written_decoder
 from export.int8 import Factors, Gate, Int8Report, choose, layers_of, local_errors, smoothing, write_int8
+from export.int8.decoder import DecoderGate, choose_convolutions, written_decoder
 from export.loop import Loop, picture_of, steps_of
 from export.runner import run_model
 from export.verify import Bounds, Checked

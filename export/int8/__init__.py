@@ -5,6 +5,7 @@ write_int8(model, layers, factors)    codes and scales, lazily; one quantised ac
 smoothing(model, samples)             what makes an activation's channels alike            smoothing.py
 local_errors(model, samples, factors) what it does to each layer's own output             errors.py
 choose(…)                             which layers stay, by the prediction and picture    choice.py
+choose_convolutions(…)                the same of the decoder                             decoder.py, convolutions.py
 """
 
 from export.int8.choice import DecoderReport, Gate, Int8Report, KeptLayer, choose

@@ -8,13 +8,14 @@ import torch
 from latentc.errors import LatentcError
 from onnx import TensorProto, helper, numpy_helper
 
-from export.precision.convolutions import (
+from export.int8.convolutions import (
+    channel_scales,
     convolutions_of,
     errors_of_convolutions,
     quantise_convolutions,
     watched_values,
 )
-from export.precision.spans import Span, spans_of
+from export.int8.spans import Span, spans_of
 from export.runner import run_model
 
 CHANNELS, SIDE = 16, 6
@@ -61,7 +62,7 @@ def test_the_numbers_are_those_of_rounded_inputs_weights_and_outputs() -> None:
     model = two_convolutions()
     spans = calibrated(model)
     quantise_convolutions(model, spans)
-    scales = np.abs(WEIGHT).max(axis=(1, 2, 3)) / 127
+    scales = channel_scales(WEIGHT)
     weight = np.rint(WEIGHT / scales[:, None, None, None]) * scales[:, None, None, None]
     x = rounded(SAMPLES[0]["x"], spans["x"])
     expected = torch.nn.functional.conv2d(
@@ -92,14 +93,18 @@ def test_grouped_convolutions_stay_in_float32() -> None:
     assert not convolutions_of(two_convolutions(group=2).graph)
 
 
-def test_each_channel_has_its_own_scale() -> None:
+def test_each_channel_has_its_own_scale_and_no_pair_of_codes_saturates() -> None:
+    """255 · (c0 + c1) within 16 bits, in both orders of a kernel: what AVX2 without VNNI adds up."""
     model = two_convolutions()
-    spans = calibrated(model)
-    quantise_convolutions(model, spans)
+    quantise_convolutions(model, calibrated(model))
     weight = model.graph.initializers["w_int8"].const_value
     assert weight is not None
-    peaks = np.abs(weight.numpy().astype(int)).max(axis=(1, 2, 3))
-    assert set(peaks) == {127}  # with one scale for all of them, channels other than 3 would have 2 or 3 levels
+    codes = weight.numpy().astype(int)
+    assert (np.abs(codes).max(axis=(1, 2, 3)) > 60).all()  # with one scale for all, all but channel 3 had 2 or 3 levels
+    for rows in (codes.transpose(0, 2, 3, 1).reshape(CHANNELS, -1), codes.reshape(CHANNELS, -1)):
+        pairs = rows.reshape(CHANNELS, -1, 2)
+        for sign in (1, -1):
+            assert np.clip(sign * pairs, 0, None).sum(axis=2).max() <= 128
 
 
 def test_errors_are_of_the_output_and_leave_the_model_as_it_was() -> None:
@@ -113,7 +118,7 @@ def test_errors_are_of_the_output_and_leave_the_model_as_it_was() -> None:
     found = [run_model(model, sample)["y"] for sample in SAMPLES]
     worst = max(np.linalg.norm(f - e) / np.linalg.norm(e) for f, e in zip(found, exact, strict=True))
     assert errors == {"wide": pytest.approx(worst, rel=1e-3)}
-    assert 1e-3 < worst < 3e-2
+    assert 1e-3 < worst < 4e-2
     narrow = {name: Span(span.low / 8, span.high / 8) for name, span in spans.items()}
     assert errors_of_convolutions(two_convolutions(), narrow, SAMPLES)["wide"] > 10 * worst
 

@@ -12,15 +12,14 @@ import numpy as np
 import onnx_ir as ir
 from latentc.parity import psnr_db, relative_l2
 
-from export.int8 import DecoderReport, KeptLayer
-from export.int8.choice import LOCAL_BOUND, MARGIN_DB, MARGIN_SHARE
-from export.precision.convolutions import (
+from export.int8.choice import LOCAL_BOUND, MARGIN_DB, MARGIN_SHARE, DecoderReport, KeptLayer
+from export.int8.convolutions import (
     convolutions_of,
     errors_of_convolutions,
     quantise_convolutions,
     watched_values,
 )
-from export.precision.spans import Span, spans_of
+from export.int8.spans import Span, spans_of
 from export.runner import Runner
 
 # What the decoder may take of the margin that the loop's choice left above the bound.

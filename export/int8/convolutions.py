@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence, Set
 import numpy as np
 import onnx_ir as ir
 
-from export.precision.spans import Span
-from export.precision.watching import watched
+from export.int8.spans import Span
+from export.int8.watching import watched
+from export.int8.weights import CODE_MAX, quantised
 from export.runner import Runner
 
 LEAST_CHANNELS = 16  # in and out: below, the product is too narrow to win, and the last one is the picture itself
-_WEIGHT_LEVELS = 127  # symmetric: -128 is not used
 
 
 def convolutions_of(graph: ir.Graph) -> list[ir.Node]:
@@ -89,7 +89,7 @@ def _quantised(graph: ir.Graph, node: ir.Node, spans: Mapping[str, Span]) -> lis
     assert weight is not None, "its weight is an initializer (_is_wide)"
     assert weight.const_value is not None, "its weight is an initializer (_is_wide)"
     into, out_of = spans[source.name or ""], spans[node.outputs[0].name or ""]
-    weight_scale = _channel_scales(weight.const_value.numpy())
+    weight_scale = channel_scales(weight.const_value.numpy())
     bias = node.inputs[2].const_value if len(node.inputs) > 2 and node.inputs[2] is not None else None
     addend = np.zeros(len(weight_scale)) if bias is None else bias.numpy().astype(np.float64)
     # The sum has this scale; a bias beyond int32 is one that no picture has.
@@ -122,10 +122,16 @@ def _quantised(graph: ir.Graph, node: ir.Node, spans: Mapping[str, Span]) -> lis
     return [quantise, convolve, dequantise]
 
 
-def _channel_scales(weight: np.ndarray) -> np.ndarray:
-    """float32 [out channels]: what the largest magnitude of each makes 127 levels; 1 for a channel of zeros."""
-    peaks = np.abs(weight.reshape(weight.shape[0], -1)).max(axis=1)
-    return np.where(peaks > 0, peaks / _WEIGHT_LEVELS, 1.0).astype(np.float32)
+def channel_scales(weight: np.ndarray) -> np.ndarray:
+    """float32 [out channels] for a weight [out, in, kh, kw]; 1 for a channel of zeros.
+
+    The least with which codes are at most 127 and neighbouring ones do not saturate (weights.py), whether the kernel
+    takes the channels of a tap one after the other (channels last, as ONNX Runtime does) or the taps of a channel.
+    """
+    channels_last = weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
+    taps_last = weight.reshape(weight.shape[0], -1).T
+    scales = np.maximum(*(quantised(np.ascontiguousarray(rows))[1] for rows in (channels_last, taps_last)))
+    return np.where(scales > 0, scales, 1.0).astype(np.float32)
 
 
 def _int8_weight(name: str, tensor: ir.TensorProtocol, scales: np.ndarray) -> ir.LazyTensor:
@@ -133,7 +139,7 @@ def _int8_weight(name: str, tensor: ir.TensorProtocol, scales: np.ndarray) -> ir
 
     def convert() -> ir.TensorProtocol:
         levels = np.rint(tensor.numpy() / scales[:, None, None, None])
-        return ir.Tensor(np.clip(levels, -_WEIGHT_LEVELS, _WEIGHT_LEVELS).astype(np.int8), name=name)
+        return ir.Tensor(np.clip(levels, -CODE_MAX, CODE_MAX).astype(np.int8), name=name)
 
     load: Callable[[], ir.TensorProtocol] = convert
     return ir.LazyTensor(load, dtype=ir.DataType.INT8, shape=ir.Shape(tensor.shape.numpy()), name=name)

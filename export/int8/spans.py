@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from latentc.errors import LatentcError
 
-from export.precision.watching import watched
+from export.int8.watching import watched
 from export.runner import Runner
 
 ROOM = 1.1  # inputs that the calibration did not hold may reach somewhat further; costs 0.8 dB (ADR 0022)

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.eight_bit_decoder import DecoderGate, choose_convolutions, written_decoder
+from export.int8.decoder import DecoderGate, choose_convolutions, written_decoder
 from export.runner import run_model
 
 SIDE, WIDTH = 6, 16
