@@ -115,6 +115,8 @@ class Bench:
         errors: dict[str, str] = {}
         source = prepare.source_of(model, self.work)
         for tool in self.tools:
+            if model.variants and tool in VARIANTS and tool not in model.variants:
+                continue
             try:
                 if tool in VARIANTS:
                     bundle = prepare.bundle_of(model, VARIANTS[tool], source, self.work, self.threads, self.latentc)

@@ -38,7 +38,7 @@ def job_of(
     model: Model, threads: int, source: Path, bundle: Path, converted: Path, flags: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """What worker.py is given; paths are relative to the root, so that no error names this machine's."""
-    request = {key: value for key, value in asdict(model).items() if key not in ("name", "shape", "rounds")}
+    request = {key: value for key, value in asdict(model).items() if key not in ("name", "shape", "rounds", "variants")}
     return {
         "source": _shown(source), "bundle": _shown(bundle), "converted": _shown(converted), "threads": threads,
         "flags": list(flags), "request": {**request, "seed": SEED},
