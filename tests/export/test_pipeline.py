@@ -173,14 +173,14 @@ def test_a_weight_changed_by_one_percent_fails_the_gate(
     """The negative control: torch keeps the true weight, the graph gets another."""
 
     def write_after_a_change(
-        directory: Path, graphs: Mapping[str, ir.Model], work: Path | None
+        directory: Path, graphs: Mapping[str, ir.Model], work: Path | None, shared: Mapping[str, str]
     ) -> dict[str, WrittenGraph]:
         for graph in graphs.values():
             for name, value in graph.graph.initializers.items():
                 if name.endswith(f"transformer_blocks.0.{module}.weight"):
                     assert value.const_value is not None
                     value.const_value = ir.Tensor(value.const_value.numpy() * np.float32(1.01), name=name)
-        return write_graphs(directory, graphs, work)
+        return write_graphs(directory, graphs, work, shared)
 
     monkeypatch.setattr("export.pipeline.write_graphs", write_after_a_change)
     with pytest.raises(ParityError, match=rf"{tensor}: relative_l2 is .*, must be at most 1e-05"):
