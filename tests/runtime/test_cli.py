@@ -85,8 +85,8 @@ def test_sample_draws_the_picture_of_the_seed(latentc: Latentc, pristine: Path, 
     assert document == {
         "images": [str(out)], "seed": 7, "steps": 3, "solver": "sde", "cfg_scale": 2.0, "label": "food-fruit",
         "labels": [2], "guidance": None, "prompts": [], "negative_prompts": None, "notices": [], "width": 8,
-        "height": 8, "model": "toy", "engines": False, "memory": "normal",
-            "tile": None,
+        "height": 8, "model": "toy", "engines": False, "memory": "normal", "tile": None, "cache": None, "calls": 3,
+        "cached_calls": 0,
     }  # fmt: skip
     with Image.open(out) as image:
         assert image.info["parameters"] == (
