@@ -51,7 +51,11 @@ def output_paths(output: Path, count: int, separate: bool) -> list[Path]:
     if not os.access(output.parent, os.W_OK):
         raise LatentcError(f"-o {output}: the directory {output.parent} cannot be written to")
     for path in paths:
-        if path.exists() and not path.is_file():
+        try:
+            in_the_way = path.exists() and not path.is_file()
+        except OSError as error:  # the name is too long
+            raise LatentcError(f"-o {path}: cannot be written: {error.strerror}") from None
+        if in_the_way:
             raise LatentcError(f"-o {path}: is there already, and is no file")
     return paths
 
@@ -59,7 +63,7 @@ def output_paths(output: Path, count: int, separate: bool) -> list[Path]:
 def write_png(path: Path, pixels: Pixels, parameters: str | None) -> None:
     """Writes uint8 [H, W, 3], with `parameters` as the text chunk of that name; by rename, never half."""
     encoded = png_from_pixels(pixels, {} if parameters is None else {"parameters": parameters})
-    staged = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}")
+    staged = path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}")
     try:
         try:
             staged.write_bytes(encoded)

@@ -86,6 +86,7 @@ def test_output_paths(tmp_path: Path) -> None:
         (Path("/dev/null"), "give a name that ends in .png"),
         (tmp_path / "none/a.png", "there is no directory"),
         (tmp_path / "dir.png", "is there already, and is no file"),
+        (tmp_path / f"{'a' * 300}.png", "cannot be written: File name too long"),
     ):
         with pytest.raises(LatentcError, match=why):
             output_paths(path, 1, separate=False)
