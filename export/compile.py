@@ -141,7 +141,8 @@ class NarrowedStep:
         if self.int8 is None:
             return frozenset(self.half)
         decoder = self.int8.decoder
-        return frozenset(("denoise", "decode") if decoder is not None and decoder.num_int8 else ("denoise",))
+        narrow = {"denoise", *self.shared_weights}
+        return frozenset(narrow | {"decode"} if decoder is not None and decoder.num_int8 else narrow)
 
 
 def no_recall(name: str, measure: Callable[[], Measured]) -> Measured:

@@ -100,16 +100,20 @@ def converted(tool: str, python: Path, job: dict[str, Any]) -> None:
         return
     if failed.is_file():
         raise RuntimeError(failed.read_text(encoding="utf-8"))
+    staged = target.with_suffix(".partial")  # so that what was interrupted is not taken for whole
+    shutil.rmtree(staged, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
-    command = [str(python), "-m", "benchmarks.cpu.worker", tool, json.dumps(job), "--convert"]
+    command = [str(python), "-m", "benchmarks.cpu.worker", tool]
+    command += [json.dumps(job | {"converted": _shown(staged)}), "--convert"]
     env = worker_environment(job["threads"])
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     if done.returncode != 0:
-        shutil.rmtree(target, ignore_errors=True)
+        shutil.rmtree(staged, ignore_errors=True)
         said = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["it said nothing"]
         reason = json.loads(said[-1])["error"] if said[-1].startswith("{") else said[-1]
         failed.write_text(reason, encoding="utf-8")
         raise RuntimeError(reason)
+    staged.replace(target)
 
 
 def _run(command: list[str]) -> None:

@@ -108,6 +108,19 @@ def test_inspect_shows_the_bytes_and_the_dump_every_layer(
     assert first.startswith(f"# {num_int8} of {NUM_MATRICES} layers in int8; prediction off by 0.0")
 
 
+def test_steps_in_int8_can_be_cached_too(tmp_path: Path) -> None:
+    source = write_random_dit(tmp_path / "dit-of-four", width=WIDTH, layers=4)
+    export_bundle(small(source, tmp_path / "b", cache=True))
+    opened = open_bundle(tmp_path / "b")
+    assert opened.manifest.graphs["denoise_cached"].weights == "graphs/denoise.weights"
+    assert 0 < opened.manifest.graphs["denoise_cached"].int8_bytes < opened.manifest.graphs["denoise"].int8_bytes
+    figures = {figure.tensor: figure for figure in opened.parity().figures}
+    for tensor in ("denoise/prediction", "denoise_cached/prediction", "denoise/residual_0"):
+        assert figures[tensor].bound == 5e-2
+        assert 1e-4 < figures[tensor].value < 5e-2
+    assert latentc(["verify", str(tmp_path / "b"), "--backend", "onnxruntime"]) == 0
+
+
 def test_a_target_without_int8_is_refused_before_any_work(source: Path, tmp_path: Path) -> None:
     with pytest.raises(
         SourceError, match=r"--precision int8 for --target tensorrt-11: int8 is written for onnxruntime"
