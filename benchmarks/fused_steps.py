@@ -95,7 +95,7 @@ def bundle_of(case: Case, work: Path, fused: bool) -> Path:
 
 
 def timed(sessions: Sequence[Session], case: Case, repeat: int) -> np.ndarray:
-    """Seconds of all steps but the first, [sessions, repeat]; the first round warms up, and every second one goes backwards."""
+    """Seconds of all steps but the first, [sessions, repeat]; a first round warms up, every second goes backwards."""
     conditioning = sessions[0].bundle.manifest.conditioning
     asked = Asked(prompts=("a red heart",))
     if isinstance(conditioning, LabelConditioning):
