@@ -72,6 +72,7 @@ def _decoder_table(report: DecoderReport) -> str:
     lines = [f"# {report.num_int8} of {len(report.errors)} convolutions in int8"]
     if report.psnr_db is not None:
         lines[0] += f"; with the int8 loop the picture is {report.psnr_db:.1f} dB from float32's"
-    lines += ["convolution\town output\treason to stay"]
-    lines += [f"{name}\t{error:.3g}\t{kept.get(name, '')}" for name, error in report.errors.items()]
+    lines += ["convolution\town output\tthe sum it goes into\treason to stay"]
+    for name, error in report.errors.items():
+        lines.append(f"{name}\t{error:.3g}\t{report.carried[name]:.3g}\t{kept.get(name, '')}")
     return "\n".join(lines) + "\n"

@@ -40,6 +40,7 @@ class DecoderReport(msgspec.Struct, frozen=True):
     """What was decided for the decoder's convolutions: errors are relative L2 of their own outputs."""
 
     errors: dict[str, float]
+    carried: dict[str, float]  # of the sum that an output goes into, by itself or with its branch
     spans: dict[str, tuple[float, float]]  # by value: what eight bits cover
     kept: tuple[KeptLayer, ...]
     psnr_db: float | None  # of the pictures by loop and decoder in int8; None if all convolutions are kept

@@ -3,6 +3,7 @@
 A decoder is run once, and yet costs as much as many steps of a small model: 624 GFLOP for 256² by the usual
 autoencoder, where a step of DiT-S/2 with guidance takes 24. Which convolutions are int8 is decided as for the loop's
 layers (export/int8/choice.py): by their own error, and then by the picture that the int8 loop and this decoder draw.
+Where the picture asks for it, those stay float32 first that put most wrong into the stream they add to or are part of.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -59,8 +60,9 @@ def choose_convolutions(decode: ir.Model, samples: Sequence[Sample], gate: Decod
     # The inputs of the comparison are noise, which may reach further than what a loop ends with.
     spans = spans_of(decode, watched_values(convolutions), [*samples, gate.inputs])
     errors = errors_of_convolutions(decode, spans, samples)
-    ranked = sorted(errors, key=lambda name: -errors[name])
-    too_few, enough = sum(not errors[name] <= LOCAL_BOUND for name in ranked) - 1, len(ranked)
+    spoiled = {name for name, error in errors.items() if not error.own <= LOCAL_BOUND}
+    ranked = sorted(errors, key=lambda name: (name not in spoiled, -errors[name].carried))
+    too_few, enough = len(spoiled) - 1, len(ranked)
     psnr: float | None = None
     count = too_few + 1
     while enough - too_few > 1:
@@ -71,9 +73,20 @@ def choose_convolutions(decode: ir.Model, samples: Sequence[Sample], gate: Decod
             too_few = count
         count = (too_few + enough) // 2
     bound = f"the picture shall have {gate.psnr_db:g} dB"
-    kept = [KeptLayer(name, f"its own output is off by {errors[name]:.3g}; {bound}") for name in ranked[:enough]]
+    kept = [
+        KeptLayer(
+            name,
+            f"its own output is off by {errors[name].own:.3g}, the sum that this goes into by "
+            f"{errors[name].carried:.3g}; {bound}",
+        )
+        for name in ranked[:enough]
+    ]
     return DecoderReport(
-        errors, {name: (span.low, span.high) for name, span in spans.items()}, tuple(kept), psnr_db=psnr
+        {name: error.own for name, error in errors.items()},
+        {name: error.carried for name, error in errors.items()},
+        {name: (span.low, span.high) for name, span in spans.items()},
+        tuple(kept),
+        psnr_db=psnr,
     )
 
 

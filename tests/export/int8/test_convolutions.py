@@ -117,10 +117,45 @@ def test_errors_are_of_the_output_and_leave_the_model_as_it_was() -> None:
     quantise_convolutions(model, spans)
     found = [run_model(model, sample)["y"] for sample in SAMPLES]
     worst = max(np.linalg.norm(f - e) / np.linalg.norm(e) for f, e in zip(found, exact, strict=True))
-    assert errors == {"wide": pytest.approx(worst, rel=1e-3)}
+    assert errors["wide"].own == errors["wide"].carried == pytest.approx(worst, rel=1e-3)  # it is no branch
     assert 1e-3 < worst < 4e-2
     narrow = {name: Span(span.low / 8, span.high / 8) for name, span in spans.items()}
-    assert errors_of_convolutions(two_convolutions(), narrow, SAMPLES)["wide"] > 10 * worst
+    assert errors_of_convolutions(two_convolutions(), narrow, SAMPLES)["wide"].own > 10 * worst
+
+
+def test_a_branch_carries_less_than_it_has_wrong_and_the_stream_all_of_it() -> None:
+    """x -> stream -> a, a + 0.1 · branch(a) -> after -> y: only the branch is small beside what it is added to."""
+    model = two_convolutions()
+    weight = numpy_helper.from_array((0.1 * WEIGHT).astype(np.float32), "small")
+    proto = ir.to_proto(model)
+    proto.graph.initializer.append(weight)
+    del proto.graph.node[:]
+    proto.graph.node.extend([
+        helper.make_node("Conv", ["x", "w", "b"], ["a"], name="stream", pads=[1] * 4),
+        helper.make_node("Conv", ["a", "small", "b"], ["c"], name="branch", pads=[1] * 4),
+        helper.make_node("Add", ["c", "b4"], ["d"]),  # a bias is no sum
+        helper.make_node("Relu", ["d"], ["e"]),
+        helper.make_node("Mul", ["e", "tenth"], ["f"]),
+        helper.make_node("Add", ["a", "f"], ["g"]),
+        helper.make_node("Conv", ["g", "small", "b"], ["y"], name="after", pads=[1] * 4),
+        helper.make_node("Conv", ["y", "rgb"], ["picture"]),
+    ])  # fmt: skip
+    for name, array in (("b4", BIAS.reshape(1, -1, 1, 1)), ("tenth", np.float32(0.1))):
+        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+    model = ir.from_proto(proto)
+    found = errors_of_convolutions(model, calibrated(model), SAMPLES)
+    assert found["stream"].carried == found["stream"].own  # it is on both sides of the sum
+    assert found["after"].carried == found["after"].own
+    values = run_model(with_outputs(proto, "f", "g"), SAMPLES[0])
+    share = np.linalg.norm(values["f"]) / np.linalg.norm(values["g"])
+    assert share < 0.5
+    assert found["branch"].carried / found["branch"].own == pytest.approx(share, rel=0.3)  # two samples, the worst each
+
+
+def with_outputs(proto: onnx.ModelProto, *names: str) -> ir.Model:
+    shape = [1, CHANNELS, SIDE, SIDE]
+    proto.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in names)
+    return ir.from_proto(proto)
 
 
 def test_spans_hold_zero_and_all_samples_with_room() -> None:
