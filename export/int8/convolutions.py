@@ -55,7 +55,7 @@ def quantise_convolutions(model: ir.Model, spans: Mapping[str, Span], kept: Set[
 class ConvolutionError:
     """Of one convolution in 8 bits, on the float32 input: relative L2 errors, the worst of all samples.
 
-    A decoder adds branches to a stream. What a branch has wrong, is wrong by less in the sum, in the share of the norms; a
+    A decoder adds branches to a stream. What a branch has wrong is less of the sum, in the share of the norms; a
     convolution of the stream itself (an upsampler, a shortcut) hands on all that it has wrong. In a VAE both kinds have
     the same `own` error, and the picture has 64 dB with one of the first, 38 with one of the second (ADR 0022).
     """
