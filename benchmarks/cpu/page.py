@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cpu.aims import aims_of, decibels, rivals
-from benchmarks.cpu.cases import VARIANTS
+from benchmarks.cpu.cases import LEAST_PSNR_DB, VARIANTS
 from benchmarks.cpu.environments import ROOT
 from benchmarks.cpu.rounds import ratio
 from benchmarks.marked_page import replace_file, with_section
@@ -97,7 +97,10 @@ def latency(document: Mapping[str, Any]) -> str:
 
 def throughput(document: Mapping[str, Any]) -> str:
     """Pictures a second by batch, of the models that were drawn at several."""
-    parts = ["![pictures a second by batch](images/bench_throughput.svg)"]
+    parts = [
+        "![pictures a second by batch](images/bench_throughput.svg)", "",
+        f"In brackets: the PSNR of the picture that is least alike, where it is below {LEAST_PSNR_DB:g} dB.",
+    ]  # fmt: skip
     for name, result in document["models"].items():
         batches = result["batches"]
         if len(batches) < 2:
@@ -108,9 +111,14 @@ def throughput(document: Mapping[str, Any]) -> str:
             rows = [found.get(tool, {"error": ""}) for found in batches.values()]
             if "error" in rows[0]:
                 continue
-            cells = ["" if "error" in row else f"{row['images_per_s']:.2f}" for row in rows]
+            cells = ["" if "error" in row else f"{row['images_per_s']:.2f}{_least_alike(row)}" for row in rows]
             parts.append(f"| {tool} | " + " | ".join(cells) + " |")
     return "\n".join(parts)
+
+
+def _least_alike(row: Mapping[str, Any]) -> str:
+    psnr = row.get("psnr_db")
+    return f" ({decibels(psnr)})" if psnr is not None and psnr < LEAST_PSNR_DB else ""
 
 
 def cold(document: Mapping[str, Any]) -> str:
