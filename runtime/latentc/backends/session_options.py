@@ -1,6 +1,6 @@
 """How ONNX Runtime's sessions are set up: threads, memory, and what may be opened.
 
-What each setting costs or saves was measured; the figures are in docs/memory.md and docs/fast-on-the-cpu.md.
+What each setting costs or saves was measured; the figures are in docs/memory.md and ADR 0023.
 """
 
 import os
