@@ -1,0 +1,17 @@
+"""Every form of a comparison runs the bundle's graphs, and a ratio is one of medians."""
+
+from pathlib import Path
+
+import pytest
+from latentc.bundle import open_bundle
+
+from benchmarks.session_forms import compared, forms_of
+
+
+def test_forms_of_a_guided_bundle(random_dit_bundle: Path) -> None:
+    forms = forms_of(random_dit_bundle, open_bundle(random_dit_bundle), threads=1)
+    assert list(forms)[:2] == ["guidance", "decoder's layout"]
+    for comparison in forms.values():
+        (found,) = compared(comparison, repeat=3).values()
+        assert found["faster_by"] == pytest.approx(found["ms"][1] / found["ms"][0])
+        assert found["quartiles"][0] <= found["quartiles"][1]
