@@ -108,7 +108,7 @@ def measured(session: Session, subject: Subject, pictures: int) -> dict[str, Any
         print(json.dumps(rows[-1]), file=sys.stderr)
         shown += [found[subject.shown], *([converged[subject.shown]] if steps == STEPS[-1] else [])]
     save_grid(
-        torch.stack(shown), ROOT / f"docs/images/quality_steps_{subject.name}.png", columns=len(STEPS) + 1, colours=48
+        torch.stack(shown), ROOT / f"docs/images/quality_steps_{subject.name}.webp", columns=len(STEPS) + 1, colours=48
     )
     defaults = session.bundle.manifest.defaults
     return {

@@ -59,7 +59,7 @@ def evaluate(config: EvaluationConfig) -> Figures:
     check_classes(pipe, split.train.classes)
     path = config.model / "figures.json"
     known: Figures = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    figures = known | reconstruction_figures(pipe.vae, split.held_out, config.images / "reconstruction.png")
+    figures = known | reconstruction_figures(pipe.vae, split.held_out, config.images / "reconstruction.webp")
     figures |= stage1_figures(config, split.held_out)
 
     classifier = train_classifier(ClassifierConfig(), split.train, config.work / "classifier.pt")
@@ -68,7 +68,7 @@ def evaluate(config: EvaluationConfig) -> Figures:
     figures |= classifier_figures(classifier, split, pictures, torch.tensor(labels))
     figures |= memorisation_figures(config, split, pictures)
 
-    save_grid(overview(config, pipe, split.train.classes), config.images / "samples.png", columns=8)
+    save_grid(overview(config, pipe, split.train.classes), config.images / "samples.webp", columns=8)
     figures = {name: round(value, 4) for name, value in figures.items()}
     path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return figures
@@ -94,13 +94,11 @@ def check_classes(pipe: DiTPipeline, classes: tuple[str, ...]) -> None:
 
 
 def reconstruction_figures(vae: AutoencoderKL, held_out: Pictures, grid: Path) -> Figures:
-    """Stage 1 on held-out pictures; the grid shows originals above their copies."""
+    """Stage 1 on held-out pictures; the grid shows the first sixteen above their copies."""
     pixels = pixels_from_uint8(held_out.images)
     copies = reconstructed(vae, pixels)
-    rows = [
-        part for k in range(0, min(64, len(pixels) // 16 * 16), 16) for part in (pixels[k : k + 16], copies[k : k + 16])
-    ]
-    save_grid(torch.cat(rows), grid, columns=16, colours=128)
+    shown = min(16, len(pixels))
+    save_grid(torch.cat([pixels[:shown], copies[:shown]]), grid, columns=shown, colours=128)
     return {
         "held_out_pictures": len(held_out),
         "reconstruction_psnr_db": psnr_db(pixels, copies),
@@ -119,7 +117,7 @@ def stage1_figures(config: EvaluationConfig, held_out: Pictures) -> Figures:
         trained = cast(dict[str, torch.Tensor], state["autoencoder"])
         vae.load_state_dict({key.removeprefix("vae."): value for key, value in trained.items()})
         found = reconstruction_figures(
-            vae.eval(), held_out, config.images / f"reconstruction-{name.replace('_', '-')}.png"
+            vae.eval(), held_out, config.images / f"reconstruction-{name.replace('_', '-')}.webp"
         )
         figures |= {f"{name}_{key}": value for key, value in found.items() if key.startswith("reconstruction")}
     return figures
@@ -148,7 +146,7 @@ def memorisation_figures(config: EvaluationConfig, split: Split, pictures: torch
     neighbours = torch.where(found.mirrored[:, None, None, None], neighbours.flip(-1), neighbours)
     for index in shown:
         pairs += [pictures[index], neighbours[index]]
-    save_grid(torch.stack(pairs), config.images / "neighbours.png", columns=16, colours=128)
+    save_grid(torch.stack(pairs), config.images / "neighbours.webp", columns=16, colours=128)
     threshold = held_out.distances.quantile(0.05)
     return {
         "nearest_distance_samples_median": float(found.distances.median()),
@@ -160,9 +158,9 @@ def memorisation_figures(config: EvaluationConfig, split: Split, pictures: torch
 
 
 def overview(config: EvaluationConfig, pipe: DiTPipeline, classes: tuple[str, ...]) -> torch.Tensor:
-    """Four pictures each of the classes in SHOWN (of the first sixteen, in other data), two classes a row."""
+    """Two pictures each of the classes in SHOWN (of the first sixteen, in other data), four classes a row."""
     names = [name for name in SHOWN if name in classes] or list(classes[:16])
-    labels = [classes.index(name) for name in names for _ in range(4)]
+    labels = [classes.index(name) for name in names for _ in range(2)]
     return drawn(pipe, labels, seed=0, num_steps=config.num_steps, guidance=config.guidance)
 
 

@@ -60,7 +60,7 @@ def test_a_model_is_measured(session: Session, tmp_path: Path, monkeypatch: pyte
     assert four["psnr_db"] == 100.0, "the reference is itself"
     assert two["psnr_db"] < 40.0
     assert four["judge"] == found["reference"]["judge"] != two["judge"]
-    with Image.open(tmp_path / "docs/images/quality_steps_toy.png") as image:
+    with Image.open(tmp_path / "docs/images/quality_steps_toy.webp") as image:
         assert image.size == (3 * 8, 8)  # two step counts and the reference
         sheet = np.asarray(image.convert("RGB")).astype(int)
     assert np.abs(sheet[:, 8:16] - sheet[:, 16:]).max() == 0

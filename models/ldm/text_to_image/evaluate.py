@@ -53,7 +53,7 @@ def evaluate(config: EvaluationConfig) -> Figures:
     figures = judge_figures(judge, emoji)
     figures |= name_figures(config, pipe, judge, emoji)
     figures |= recombined_figures(config, pipe, judge, emoji)
-    save_grid(pictures_of(config, pipe, SHOWN, seed=0), config.images / "emoji-flux.png", columns=8)
+    save_grid(pictures_of(config, pipe, SHOWN, seed=0), config.images / "emoji-flux.webp", columns=8)
     path = config.model / "figures.json"
     path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return figures
@@ -82,7 +82,7 @@ def name_figures(config: EvaluationConfig, pipe: FluxPipeline, judge: Judge, emo
     """Names of the training set: is the subgroup right, and is the real emoji of that name the nearest of all?"""
     asked = sorted(random.Random(config.seed).sample(range(len(emoji)), config.names))
     pictures = pictures_of(config, pipe, [emoji[index].caption.name for index in asked], config.seed)
-    save_grid(pictures, config.images / "emoji-flux-names.png", columns=20, colours=256)
+    save_grid(pictures, config.images / "emoji-flux-names.webp", columns=20, colours=256)
     wanted = [emoji[index].caption.subgroup for index in asked]
     real = judge.subgroups(pixels_of([emoji[index].picture for index in asked]))
     return {
@@ -97,7 +97,7 @@ def recombined_figures(config: EvaluationConfig, pipe: FluxPipeline, judge: Judg
     """Combinations that training never showed: is the thing's subgroup right, and is the colour?"""
     prompts = recombined_prompts()
     pictures = pictures_of(config, pipe, prompts, config.seed)
-    save_grid(pictures, config.images / "emoji-flux-recombined.png", columns=20, colours=256)
+    save_grid(pictures, config.images / "emoji-flux-recombined.webp", columns=20, colours=256)
     things = [emoji_called(prompt.split(" ", 1)[1], emoji) for prompt in prompts]
     painted = [in_colour(found, prompt.split(" ", 1)[0]) for prompt, found in zip(prompts, things, strict=True)]
     figures: Figures = {"recombined": len(prompts)}
