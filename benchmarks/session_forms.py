@@ -1,4 +1,4 @@
-"""What some forms of a session give on this CPU: guidance in one call or two, the decoder's layout, the arena.
+"""What some forms of a session give on this CPU: a step's rows, the decoder's layout, the arena.
 
     python -m export emoji-dit --output build/emoji-dit
     python -m benchmarks.session_forms build/emoji-dit [BUNDLE …] [--repeat 15] [--threads 2]
@@ -14,19 +14,24 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
+from latentc.backends.host import HostBuffer
+from latentc.backends.onnxruntime import OnnxRuntimeBackend
 from latentc.backends.session_options import session_options
-from latentc.bundle import Bundle, open_bundle
+from latentc.bundle import Bundle, GraphBytes, open_bundle
 from latentc.dims import evaluated
 
 from benchmarks.machine import machine
 
 RESULTS = Path(__file__).parent / "results" / "session_forms.json"
 Levels = onnxruntime.GraphOptimizationLevel
+# Sizes that are open; all other dims are 1.
+_KNOWN = {"latent_height": 32, "latent_width": 32, "grid_height": 8, "grid_width": 8, "slots": 21}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,8 +61,10 @@ def forms_of(root: Path, bundle: Bundle, threads: int) -> dict[str, dict[str, Ca
     loop, decode = (root / bundle.manifest.graphs[name].file for name in ("denoise", "decode"))
     found: dict[str, dict[str, Callable[[], object]]] = {}
     if bundle.manifest.guided:
-        both, one = (runner(loop, threads, rows=rows) for rows in (2, 1))
-        found["guidance"] = {"one call of two rows": both, "two calls of one row": lambda: (one(), one())}
+        one = runner(loop, threads, rows=1)
+        found["guidance, 1 picture"] = steps_of(bundle, threads, 1) | {"two calls of one row": lambda: (one(), one())}
+    for pictures in (2, 4, 8):
+        found[f"step, {pictures} pictures"] = steps_of(bundle, threads, pictures)
     found["decoder's layout"] = {
         "blocked (NCHWc)": runner(decode, threads),
         "as it is (NCHW)": runner(decode, threads, level=Levels.ORT_ENABLE_EXTENDED),
@@ -72,6 +79,24 @@ def forms_of(root: Path, bundle: Bundle, threads: int) -> dict[str, dict[str, Ca
             "with": runner(graph, threads, rows=2, pattern=True),
         }
     return found
+
+
+def steps_of(bundle: Bundle, threads: int, pictures: int) -> dict[str, Callable[[], object]]:
+    """A step by the runtime's own engine, rows apart and not (ADR 0024)."""
+    graph, record = bundle.graph("denoise"), bundle.manifest.graphs["denoise"]
+    known = _KNOWN | {"batch": pictures, "guidance_branches": 2 if bundle.manifest.guided else 1}
+    rng = np.random.default_rng(0)
+
+    def run_with(graph: GraphBytes) -> Callable[[], object]:
+        backend = OnnxRuntimeBackend(threads)
+        engine = backend.load_graph(graph)
+        for spec in (*record.inputs, *record.outputs):
+            shape = tuple(evaluated(dim, dict.fromkeys(_names(spec.shape), 1) | known) for dim in spec.shape)
+            engine.bind(spec.name, HostBuffer(rng.standard_normal(shape).astype(spec.dtype)))
+        return engine.run
+
+    apart, whole = replace(graph, rows=known["guidance_branches"]), replace(graph, rows=0)
+    return {"rows on a core each": run_with(apart), "all rows on all cores": run_with(whole)}
 
 
 def runner(
@@ -100,14 +125,17 @@ def runner(
 def noise_for(session: onnxruntime.InferenceSession, rows: int) -> Mapping[str, np.ndarray]:
     """Inputs of one picture: `guidance_branches` are `rows`, sizes that are open are 32, all other dims 1."""
     rng = np.random.default_rng(0)
-    known = {"guidance_branches": rows, "latent_height": 32, "latent_width": 32, "slots": 3}
+    known = _KNOWN | {"guidance_branches": rows}
     found = {}
     for spec in session.get_inputs():
-        named = dict.fromkeys(re.findall(r"[a-z]\w*", " ".join(map(str, spec.shape))), 1)
-        shape = [evaluated(dim, named | known) for dim in spec.shape]
+        shape = [evaluated(dim, dict.fromkeys(_names(spec.shape), 1) | known) for dim in spec.shape]
         kind = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}[spec.type]
         found[spec.name] = np.asarray(rng.standard_normal(shape)).astype(kind)
     return found
+
+
+def _names(shape: Sequence[int | str]) -> list[str]:
+    return re.findall(r"[a-z]\w*", " ".join(map(str, shape)))
 
 
 def compared(forms: Mapping[str, Callable[[], object]], repeat: int) -> dict[str, Any]:

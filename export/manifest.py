@@ -54,6 +54,7 @@ def draft_manifest(
         img2img=img2img,
         conditioning=conditioning_record(model),
         guided=model.guided,
+        guided_channels=model.guided_channels,
         graphs={name: _graph_record(name, narrowed, default, target) for name in narrowed.graphs},
         hoisting=_hoisting_record(narrowed, default),
         solvers={

@@ -31,6 +31,7 @@ from latentc.schema import SCHEMA_VERSION, FileRecord, LabelConditioning, Manife
 MANIFEST = "manifest.json"
 PARITY = "parity.json"
 ENGINES = "engines"
+_DENOISERS = ("denoise", "denoise_cached")
 
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_+=@-][A-Za-z0-9_.+=@-]*(/[A-Za-z0-9_+=@-][A-Za-z0-9_.+=@-]*)*")
 _SEAL = re.compile(rb"([0-9a-f]{64})  ([!-~]+)\n")
@@ -46,6 +47,8 @@ class GraphBytes:
     weights: memoryview
     # Of the model, for a parser that opens the weights beside it by itself.
     path: Path | None = field(default=None, kw_only=True)
+    # Of one picture at the bundle's defaults: the guidance branches of a denoiser; 0 where rows cannot be run apart.
+    rows: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,14 @@ class Bundle:
         """The model and weights of the graph `name`."""
         graph = self.manifest.graphs[name]
         weights_name = graph.weights.rpartition("/")[2]
+        apart = name in _DENOISERS and self.manifest.guided_channels == self.manifest.latent.channels
         return GraphBytes(
-            name, self.view(graph.file), weights_name, self.view(graph.weights), path=self.root / graph.file
+            name,
+            self.view(graph.file),
+            weights_name,
+            self.view(graph.weights),
+            path=self.root / graph.file,
+            rows=(2 if self.manifest.defaults.cfg_scale > 1 else 1) if apart else 0,
         )
 
     def tokenizers(self) -> dict[str, memoryview]:

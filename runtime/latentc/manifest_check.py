@@ -77,6 +77,7 @@ def _numbers(manifest: Manifest) -> Iterator[str]:
         counts += [conditioning.null_label + 1, *(label + 1 for label in conditioning.labels.values())]
     sizes = [*msgspec.structs.astuple(manifest.latent), *msgspec.structs.astuple(manifest.image)]
     sizes += msgspec.structs.astuple(manifest.sizes) if manifest.sizes else ()
+    sizes += [] if manifest.guided_channels is None else [manifest.guided_channels]
     in_range = all(1 <= number < _MAX_NUMBER for number in (*sizes, *counts))
     if not in_range or manifest.hoisting.whole_parameters < 1:  # a share of it is told
         yield "has a size, count or label that is out of range"

@@ -242,6 +242,9 @@ class Manifest(Strict, frozen=True):
     files: dict[str, FileRecord]
     provenance: Provenance
     step_cache: StepCache | None = None
+    # The first channels of the prediction, which are Σ guidance_weights[k] · output[k]; the others are of branch 0.
+    # None: not said, as in older bundles.
+    guided_channels: int | None = None
 
 
 class Figure(Strict, frozen=True):

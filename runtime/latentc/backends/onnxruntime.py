@@ -18,6 +18,7 @@ import hashlib
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,7 +29,9 @@ from latentc.backends.host import HostBuffer, HostInstant, HostLoopMemory, peak_
 from latentc.backends.options import EngineOptions
 from latentc.backends.protocol import Buffer, Engine, Instant, LoopMemory
 from latentc.backends.refusal import exact_refusal
-from latentc.backends.session_options import leave_weights_alone, session_options
+from latentc.backends.row_parts import PartedRun, WholeRun
+from latentc.backends.session_options import session_options
+from latentc.backends.sessions import Sessions
 from latentc.bundle import GraphBytes
 from latentc.errors import BackendError
 from latentc.pages import release
@@ -36,6 +39,7 @@ from latentc.schema import Manifest
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _FEATURE = "add_external_initializers_from_files_in_memory"
+_MOST_WORKERS = 256
 _EXTERNAL_FROM_BYTES = 1024  # initialisers of this size or more go to the engine's weights file
 
 T = TypeVar("T")
@@ -49,48 +53,59 @@ def open_backend(threads: int, options: EngineOptions) -> "OnnxRuntimeBackend":
 
 
 class OnnxRuntimeEngine:
-    """A session with its bindings; keeps the buffers that are bound alive, and the weights that it reads."""
+    """A graph's sessions with what is bound; keeps the buffers that are bound alive, and the weights that are read."""
 
-    def __init__(self, name: str, session: onnxruntime.InferenceSession, weights: memoryview) -> None:
+    def __init__(self, name: str, sessions: Sessions, weights: memoryview) -> None:
         self._name = name
         self._weights = weights
-        self._session: onnxruntime.InferenceSession | None = session
-        self._binding: onnxruntime.IOBinding | None = session.io_binding()
-        self._inputs = {value.name for value in session.get_inputs()}
-        self._outputs = {value.name for value in session.get_outputs()}
+        self._sessions: Sessions | None = sessions
+        self._dims = sessions.dims
         self._bound: dict[str, HostBuffer] = {}
+        self._run: WholeRun | PartedRun | None = None  # fits the shapes that are bound
+        self._changed: set[str] = set()  # bound since it was run
 
     def bind(self, name: str, buffer: Buffer) -> None:
         if not isinstance(buffer, HostBuffer):
             raise TypeError(f"{type(buffer).__name__} is not a buffer of this backend")
-        if name not in self._inputs | self._outputs:
-            names = ", ".join(sorted(self._inputs | self._outputs))
+        if name not in self._dims:
+            names = ", ".join(sorted(self._dims))
             raise BackendError(f"graph {self._name} has no tensor {name}; it has {names}")
-        array, binding = buffer.array, self._opened()[1]
-        bind = binding.bind_input if name in self._inputs else binding.bind_output
-        bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        self._opened()
+        if name not in self._bound or self._bound[name].shape != buffer.shape:
+            self._run = None
         self._bound[name] = buffer
+        self._changed.add(name)
 
     def run(self) -> None:
-        session, binding = self._opened()
-        missing = (self._inputs | self._outputs) - self._bound.keys()
-        if missing:
-            raise BackendError(f"graph {self._name} has nothing bound to {', '.join(sorted(missing))}")
-        checked(f"graph {self._name} cannot be run", lambda: session.run_with_iobinding(binding))
+        sessions = self._opened()
+        if self._run is None:
+            missing = self._dims.keys() - self._bound.keys()
+            if missing:
+                raise BackendError(f"graph {self._name} has nothing bound to {', '.join(sorted(missing))}")
+            self._run = sessions.run_for({name: buffer.array for name, buffer in self._bound.items()})
+            self._changed = set(self._bound)
+        run, changed, self._changed = self._run, self._changed, set()
+
+        def bind_and_run() -> None:
+            for name in changed:
+                run.bind(name, self._bound[name].array)
+            run.run()
+
+        checked(f"graph {self._name} cannot be run", bind_and_run)
 
     def with_own_bindings(self) -> "OnnxRuntimeEngine":
-        """The same session, for use beside this one."""
-        return OnnxRuntimeEngine(self._name, self._opened()[0], self._weights)
+        """The same sessions, for use beside this one."""
+        return OnnxRuntimeEngine(self._name, self._opened(), self._weights)
 
     def close(self) -> None:
-        self._session = self._binding = None
+        self._sessions = self._run = None
         self._bound.clear()
         release(self._weights)
 
-    def _opened(self) -> tuple[onnxruntime.InferenceSession, onnxruntime.IOBinding]:
-        if self._session is None or self._binding is None:
+    def _opened(self) -> Sessions:
+        if self._sessions is None:
             raise BackendError(f"graph {self._name} is closed: with little memory one request runs at a time")
-        return self._session, self._binding
+        return self._sessions
 
 
 class OnnxRuntimeBackend:
@@ -103,6 +118,8 @@ class OnnxRuntimeBackend:
                 'pip install --upgrade "latentc[cpu]"'
             )
         self._threads = threads or len(os.sched_getaffinity(0))
+        # As many as there is work for at once, several requests side by side included; none before it is needed.
+        self._workers = ThreadPoolExecutor(_MOST_WORKERS, "latentc-rows")
 
     @property
     def name(self) -> str:
@@ -156,12 +173,7 @@ class OnnxRuntimeBackend:
         return peak_bytes()
 
     def load_graph(self, graph: GraphBytes, *, optimise: bool = True, mapped: bool = False) -> Engine:
-        options = session_options(self._threads, optimise)
-        if mapped:
-            leave_weights_alone(options, optimise)
-        engine = self._engine(graph, options)
-        release(graph.weights)  # what was copied is not read again, and what is mapped is read when it is used
-        return engine
+        return self._engine(graph, optimise, mapped)
 
     def build_engine(self, graph: GraphBytes, directory: Path, manifest: Manifest) -> list[str]:
         options = session_options(self._threads, optimise=True)
@@ -177,10 +189,16 @@ class OnnxRuntimeBackend:
 
     def load_engine(self, name: str, files: dict[str, memoryview], graph: GraphBytes) -> Engine:
         model, weights = f"{name}.onnx", f"{name}.weights"
-        return self.load_graph(GraphBytes(name, files[model], weights, files[weights]), optimise=False)
+        return self.load_graph(GraphBytes(name, files[model], weights, files[weights], rows=graph.rows), optimise=False)
 
-    def _engine(self, graph: GraphBytes, options: onnxruntime.SessionOptions) -> Engine:
-        return OnnxRuntimeEngine(graph.name, self._session(graph, options), graph.weights)
+    def _engine(self, graph: GraphBytes, optimise: bool, mapped: bool) -> Engine:
+        def load(threads: int) -> onnxruntime.InferenceSession:
+            session = self._session(graph, session_options(threads, optimise, mapped))
+            release(graph.weights)  # what was copied is not read again, and what is mapped is read when it is used
+            return session
+
+        parts = 1 if mapped else self._threads
+        return OnnxRuntimeEngine(graph.name, Sessions(load, graph, self._threads, parts, self._workers), graph.weights)
 
     def _session(self, graph: GraphBytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
         return session_of(graph, options, _PROVIDERS)

@@ -17,8 +17,10 @@ from latentc.backends.cuda.runtime import Cuda, open_cuda
 from latentc.backends.onnxruntime import OnnxRuntimeBackend, checked, session_of
 from latentc.backends.options import EngineOptions
 from latentc.backends.protocol import Buffer
+from latentc.backends.session_options import session_options
 from latentc.bundle import GraphBytes
 from latentc.errors import BackendError
+from latentc.pages import release
 
 PROVIDER = "CUDAExecutionProvider"
 DEVICE = "cuda"
@@ -122,7 +124,8 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
         free, total = self._cuda.free_and_total_bytes()
         return total - free
 
-    def _engine(self, graph: GraphBytes, options: onnxruntime.SessionOptions) -> OnnxRuntimeCudaEngine:
+    def _engine(self, graph: GraphBytes, optimise: bool, mapped: bool) -> OnnxRuntimeCudaEngine:
+        options = session_options(self._threads, optimise, mapped)
         try:
             session, records = session_of(graph, options, self._providers(records=True)), True
         except BackendError as error:
@@ -131,6 +134,7 @@ class OnnxRuntimeCudaBackend(OnnxRuntimeBackend):
                 raise
             print(f"latentc: graph {graph.name} is run without CUDA graphs: {error}", file=sys.stderr)
             session, records = session_of(graph, options, self._providers(records=False)), False
+        release(graph.weights)
         return OnnxRuntimeCudaEngine(graph.name, session, self._stream_lane, records)
 
     def _session(self, graph: GraphBytes, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:

@@ -18,8 +18,11 @@ _SPIN_US = "200"
 _SPIN_US_SINCE = (1, 26)  # before, a thread spins for a number of turns: up to half a second
 
 
-def session_options(threads: int, optimise: bool) -> onnxruntime.SessionOptions:
-    """Those of every session; `optimise=False` runs the graph node by node, as it is written."""
+def session_options(threads: int, optimise: bool, mapped: bool = False) -> onnxruntime.SessionOptions:
+    """Those of every session; `optimise=False` runs the graph node by node, as it is written.
+
+    `mapped` makes all memory of the session but its activations pages of the weights' file.
+    """
     options = onnxruntime.SessionOptions()
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
@@ -39,11 +42,12 @@ def session_options(threads: int, optimise: bool) -> onnxruntime.SessionOptions:
     # kept of the first, and buffers that wait, unused, for a later value of the same shape.
     options.enable_mem_pattern = False
     options.enable_mem_reuse = False
+    if mapped:
+        _leave_weights_alone(options, optimise)
     return options
 
 
-def leave_weights_alone(options: onnxruntime.SessionOptions, optimise: bool) -> None:
-    """Makes all memory of a session but its activations pages of the weights' file."""
+def _leave_weights_alone(options: onnxruntime.SessionOptions, optimise: bool) -> None:
     if _version() < _DIRECT_SINCE:
         raise BackendError(
             f"onnxruntime {onnxruntime.__version__} copies weights; --memory low needs 1.31 or newer: "
