@@ -40,7 +40,7 @@ def main(results: str, picture: str) -> None:
             elif row["name"] in LEVELS and row["cached_calls"]:
                 axis.plot(*place, "D", color=LEVELS[row["name"]], ms=6, label=row["name"])
         blocks = model["blocks"]
-        axis.set_title(f"{name}, {model['steps']} steps, {blocks[1] - blocks[0]} of {blocks[2]} blocks reused")
+        axis.set_title(f"{name}, {model['steps']} steps\n{blocks[1] - blocks[0]} of {blocks[2]} blocks reused")
         axis.set_xlim(1.02, 0.3)
         axis.set_ylim(10, MOST_DB)
         axis.set_xlabel("time, full steps = 1")
