@@ -23,9 +23,9 @@ def append_metrics(path: Path, metrics: Mapping[str, float | int | str]) -> None
 
 
 def save_grid(pixels: torch.Tensor, path: Path, columns: int, colours: int | None = None) -> None:
-    """Write (N, 3, S, S) float in [-1, 1] row by row as one PNG or lossless WebP (by the name); `colours` rounds to a palette.
+    """Write (N, 3, S, S) float in [-1, 1] row by row as a PNG or a lossless WebP, by the name.
 
-    A WebP is a sixth smaller than the PNG: documents take it.
+    A WebP is a sixth smaller: documents take it. `colours` rounds to a palette of so many.
     """
     count, _, height, width = pixels.shape
     rows = math.ceil(count / columns)

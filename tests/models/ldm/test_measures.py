@@ -70,9 +70,7 @@ def test_card_keeps_what_is_written_by_hand(tmp_path: Path):
 def test_grid_has_one_tile_a_picture(tmp_path: Path, name: str):
     from PIL import Image
 
-    save_grid(
-        torch.stack([torch.full((3, 4, 4), value) for value in (-1.0, 0.0, 1.0)]), tmp_path / name, columns=2
-    )
+    save_grid(torch.stack([torch.full((3, 4, 4), value) for value in (-1.0, 0.0, 1.0)]), tmp_path / name, columns=2)
     with Image.open(tmp_path / name) as grid:
         assert grid.size == (8, 8)
         assert [grid.getpixel(point)[0] for point in ((1, 1), (5, 1), (1, 5), (5, 5))] == [0, 128, 255, 255]
