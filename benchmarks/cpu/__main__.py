@@ -10,6 +10,7 @@ The page is written from it by `python -m benchmarks.cpu.page`, which make bench
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -201,10 +202,13 @@ def load(results: Path) -> dict[str, Any]:
 
 
 def store(results: Path, document: Mapping[str, Any]) -> None:
-    """Writes the document, by rename."""
+    """Writes the document, by rename: six digits a number, a list of numbers on one line."""
     results.parent.mkdir(parents=True, exist_ok=True)
     staged = results.with_suffix(".partial")
-    staged.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    rounded = json.loads(json.dumps(document), parse_float=lambda digits: float(f"{float(digits):.6g}"))
+    text = json.dumps(rounded, indent=1)
+    lists = re.sub(r"\[\s+([^][{}\"]*?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
+    staged.write_text(lists + "\n", encoding="utf-8")
     staged.replace(results)
 
 

@@ -41,6 +41,9 @@ def write_directory(pipe: FluxPipeline, folder: Path) -> int:
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.backend_tokenizer.no_truncation()
     pipe.save_pretrained(folder)
+    for vocabulary in folder.glob("*/tokenizer.json"):  # as it is written, half of it is indentation
+        entries = json.loads(vocabulary.read_text(encoding="utf-8"))
+        vocabulary.write_text(json.dumps(entries, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
     for config in folder.glob("*/config.json"):
         entries = json.loads(config.read_text(encoding="utf-8"))
         entries.pop("_name_or_path", None)  # where this machine had it
